@@ -1,0 +1,22 @@
+"""Transactions and row locks that mean the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from django.db import connection, models, transaction
+
+atomic = transaction.atomic
+
+M = TypeVar("M", bound=models.Model)
+
+
+def lock_row(rows: models.QuerySet[M]) -> M | None:
+    """The first row of `rows`, locked until the transaction ends; None when there is none.
+
+    PostgreSQL locks the row (`FOR NO KEY UPDATE`, so that foreign keys to it can still be made). SQLite needs no
+    row lock: transactions begin IMMEDIATE and there is one writer.
+    """
+    if connection.features.has_select_for_update:
+        return rows.select_for_update(of=("self",), no_key=True).first()
+    return rows.first()

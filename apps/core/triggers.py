@@ -1,0 +1,159 @@
+"""Migration operations that put rules into the database itself, on SQLite and PostgreSQL alike.
+
+A later migration that makes SQLite rebuild a table drops its triggers with it: repeat the operation there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.state import ProjectState
+
+
+def _quoted(values: Iterable[str]) -> str:
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+
+
+class TriggerOperation(Operation):
+    """Base: knows its statements for each vendor; reversible; changes no model state."""
+
+    reduces_to_sql = True
+    reversible = True
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Triggers are not part of the model state."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        for statement in self.create(schema_editor.connection.vendor):
+            schema_editor.execute(statement, params=None)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        for statement in self.drop(schema_editor.connection.vendor):
+            schema_editor.execute(statement, params=None)
+
+    def create(self, vendor: str) -> list[str]:
+        """The statements that put the rule in place on `vendor` (`sqlite` or `postgresql`)."""
+        raise NotImplementedError
+
+    def drop(self, vendor: str) -> list[str]:
+        """The statements that take it away."""
+        raise NotImplementedError
+
+
+def _sqlite(name: str, table: str, event: str, message: str, when: str = "") -> list[str]:
+    condition = f" WHEN {when}" if when else ""
+    return [
+        f'CREATE TRIGGER "{name}" BEFORE {event} ON "{table}" FOR EACH ROW{condition} '
+        f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
+    ]
+
+
+def _postgres(name: str, table: str, event: str, message: str, when: str = "") -> list[str]:
+    condition = f" WHEN ({when})" if when else ""
+    return [
+        f'CREATE OR REPLACE FUNCTION "{name}"() RETURNS trigger LANGUAGE plpgsql AS $body$ '
+        f"BEGIN RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation'; END $body$",
+        f'CREATE TRIGGER "{name}" BEFORE {event} ON "{table}" FOR EACH ROW{condition} EXECUTE FUNCTION "{name}"()',
+    ]
+
+
+def _refuse(vendor: str, name: str, table: str, event: str, message: str, when: str = "") -> list[str]:
+    make = _sqlite if vendor == "sqlite" else _postgres
+    return make(name, table, event, message, when)
+
+
+def _drop(vendor: str, name: str, table: str) -> list[str]:
+    if vendor == "sqlite":
+        return [f'DROP TRIGGER IF EXISTS "{name}"']
+    return [f'DROP TRIGGER IF EXISTS "{name}" ON "{table}"', f'DROP FUNCTION IF EXISTS "{name}"()']
+
+
+class AppendOnly(TriggerOperation):
+    """Rows of `table` can be inserted and read, never changed or deleted."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        return (type(self).__name__, [self.table], {})
+
+    def _names(self) -> tuple[str, str]:
+        return f"{self.table}_no_update", f"{self.table}_no_delete"
+
+    def create(self, vendor: str) -> list[str]:
+        update, delete = self._names()
+        message = f"{self.table} is append-only"
+        return _refuse(vendor, update, self.table, "UPDATE", message) + _refuse(
+            vendor, delete, self.table, "DELETE", message
+        )
+
+    def drop(self, vendor: str) -> list[str]:
+        return [s for name in self._names() for s in _drop(vendor, name, self.table)]
+
+    def describe(self) -> str:
+        return f"Make {self.table} append-only"
+
+
+class Immutable(TriggerOperation):
+    """Rows of `table` can't be changed (or only outside `columns`); deleting them is allowed."""
+
+    def __init__(self, table: str, columns: Iterable[str] | None = None) -> None:
+        self.table = table
+        self.columns = tuple(columns) if columns is not None else None
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        return (type(self).__name__, [self.table], {"columns": self.columns})
+
+    def create(self, vendor: str) -> list[str]:
+        event = "UPDATE"
+        if self.columns:
+            event += " OF " + ", ".join(f'"{c}"' for c in self.columns)
+        return _refuse(vendor, f"{self.table}_immutable", self.table, event, f"{self.table} is immutable")
+
+    def drop(self, vendor: str) -> list[str]:
+        return _drop(vendor, f"{self.table}_immutable", self.table)
+
+    def describe(self) -> str:
+        return f"Make {self.table} immutable"
+
+
+class LegalMoves(TriggerOperation):
+    """`column` of `table` begins as `initial` and changes only along `moves` ({from: [to, …]})."""
+
+    def __init__(self, table: str, column: str, initial: str, moves: Mapping[str, Iterable[str]]) -> None:
+        self.table = table
+        self.column = column
+        self.initial = initial
+        self.moves = {source: sorted(targets) for source, targets in sorted(moves.items())}
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        return (type(self).__name__, [self.table, self.column, self.initial, self.moves], {})
+
+    def create(self, vendor: str) -> list[str]:
+        old, new = f'OLD."{self.column}"', f'NEW."{self.column}"'
+        legal = " OR ".join(
+            f"({old} = {_quoted([source])} AND {new} IN ({_quoted(targets)}))"
+            for source, targets in self.moves.items()
+            if targets
+        )
+        moved = f"{old} <> {new} AND NOT ({legal or '1 = 0'})"
+        born = f"{new} <> {_quoted([self.initial])}"
+        message = f"illegal move of {self.table}.{self.column}"
+        return _refuse(
+            vendor, f"{self.table}_legal_moves", self.table, f'UPDATE OF "{self.column}"', message, moved
+        ) + _refuse(vendor, f"{self.table}_first_state", self.table, "INSERT", message, born)
+
+    def drop(self, vendor: str) -> list[str]:
+        return _drop(vendor, f"{self.table}_legal_moves", self.table) + _drop(
+            vendor, f"{self.table}_first_state", self.table
+        )
+
+    def describe(self) -> str:
+        return f"Guard the moves of {self.table}.{self.column}"
