@@ -1,0 +1,70 @@
+"""Around every request: its id, the size of its body, and problem documents for what escapes a view."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import ClassVar
+
+import structlog
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from apps.core import context
+from apps.core.context import RequestContext
+from apps.core.errors import LengthRequired, ServiceError, TooLarge
+from apps.core.ids import new_id
+from apps.core.problems import is_api_path, problem_response
+
+_SANE_ID = re.compile(r"\A[A-Za-z0-9._:-]{8,128}\Z")
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+
+class RequestIdMiddleware:
+    """Gives the request an id (the caller's `X-Request-Id` when it is a sane one), puts it on the response and in logs."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        given = request.headers.get("X-Request-Id", "")
+        request_id = given if _SANE_ID.match(given) else str(new_id())
+        serving = RequestContext(request_id=request_id, ip=str(request.META.get("REMOTE_ADDR") or ""))
+        with context.serving(serving), structlog.contextvars.bound_contextvars(request_id=request_id):
+            response = self.get_response(request)
+        response["X-Request-Id"] = request_id
+        return response
+
+
+class BodyLimitMiddleware:
+    """Refuses a body by its length before a byte of it is read: 413 over the cap, 411 when the length is not said.
+
+    The cap is `settings.BYTEOR_MAX_BODY_BYTES` (4 MiB). A body that is longer than its Content-Length is cut there by
+    the WSGI layer, so a length that lies costs nothing.
+    """
+
+    default_cap: ClassVar[int] = 4 * 1024 * 1024
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        error = self._refusal(request)
+        if error is not None:
+            if is_api_path(request.path):
+                return problem_response(error, request.path)
+            return HttpResponse(f"{error.detail}\n", status=error.status, content_type="text/plain; charset=utf-8")
+        return self.get_response(request)
+
+    def _refusal(self, request: HttpRequest) -> ServiceError | None:
+        if request.headers.get("Transfer-Encoding"):
+            return LengthRequired("Say the length of the body with Content-Length.")
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if not (str(length).isascii() and str(length).isdigit()):
+            return LengthRequired("Content-Length is not a number.")
+        cap = int(getattr(settings, "BYTEOR_MAX_BODY_BYTES", self.default_cap))
+        if int(length) > cap:
+            return TooLarge(f"A body here has at most {cap} bytes.")
+        return None

@@ -1,0 +1,123 @@
+"""Serializers that take what was asked for and nothing else: no unknown field, no silent conversion of types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rest_framework import serializers
+
+from apps.core.ids import parse_id
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """A DRF serializer for input that refuses unknown fields (`unknown_field`) and non-objects."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise serializers.ValidationError("An object is expected.", code="not_an_object")
+        known = self.fields
+        unknown = {
+            str(name): [serializers.ErrorDetail("This field is not known here.", code="unknown_field")]
+            for name in data
+            if name not in known
+        }
+        try:
+            value = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            if unknown and isinstance(error.detail, dict):
+                raise serializers.ValidationError({**error.detail, **unknown}) from None
+            raise
+        if unknown:
+            raise serializers.ValidationError(unknown)
+        return value
+
+
+class Text(serializers.CharField):
+    """A JSON string; numbers and booleans are refused. At most 200 characters unless said."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("max_length", 200)
+        super().__init__(**kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return str(super().to_internal_value(data))
+
+
+class WholeNumber(serializers.IntegerField):
+    """A JSON integer; strings, booleans and fractions are refused."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int):
+            self.fail("invalid")
+        return int(super().to_internal_value(data))
+
+
+class Truth(serializers.BooleanField):
+    """A JSON `true` or `false`, nothing that looks like one."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class Choice(serializers.ChoiceField):
+    """One of a fixed set of strings."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid_choice", input=data)
+        return str(super().to_internal_value(data))
+
+
+class Id(serializers.Field[Any, Any, Any, Any]):
+    """A UUID in canonical text form."""
+
+    default_error_messages = {"invalid": "A UUID is expected."}
+
+    def to_internal_value(self, data: Any) -> Any:
+        value = parse_id(data) if isinstance(data, str) else None
+        if value is None:
+            self.fail("invalid")
+        return value
+
+    def to_representation(self, value: Any) -> str:
+        return str(value)
+
+
+class JSONObject(serializers.Field[Any, Any, Any, Any]):
+    """Any JSON object, unchanged."""
+
+    default_error_messages = {"invalid": "An object is expected."}
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            self.fail("invalid")
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class StringMap(JSONObject):
+    """An object of short strings: at most 64 entries, keys to 63 and values to 255 characters."""
+
+    default_error_messages = {"invalid": "An object of at most 64 short strings is expected."}
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        value = super().to_internal_value(data)
+        if len(value) > 64 or not all(
+            isinstance(item, str) and len(item) <= 255 and 0 < len(key) <= 63 for key, item in value.items()
+        ):
+            self.fail("invalid")
+        return {str(key): str(item) for key, item in value.items()}
+
+
+def validated(serializer: type[StrictSerializer], data: Any, **kwargs: Any) -> dict[str, Any]:
+    """`data` checked by `serializer`; raises DRF's ValidationError (answered as 400 with a pointer per problem)."""
+    bound = serializer(data=data, **kwargs)
+    bound.is_valid(raise_exception=True)
+    return dict(bound.validated_data)
