@@ -1,0 +1,10 @@
+"""The append-only chain of what happened."""
+
+from django.apps import AppConfig
+
+
+class AuditConfig(AppConfig):
+    """Audit events and their chain heads."""
+
+    name = "apps.audit"
+    label = "audit"

@@ -1,0 +1,216 @@
+"""Writing and proving the chain."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rfc8785
+from django.conf import settings
+from django.db import transaction
+
+from apps.audit.models import SYSTEM_CHAIN, AuditEvent, ChainHead, Outcome, chain_of
+from apps.core import clock, context
+from apps.core.actors import ActorRef
+from apps.core.db import lock_row
+from apps.core.ids import new_id
+
+GENESIS = "0" * 64
+COALESCE_SECONDS = 60
+
+
+def _mac(chain: str, count: int, last_hash: str) -> str:
+    key: bytes = settings.BYTEOR_AUDIT_MAC_KEY
+    return hmac.new(key, f"{chain}\n{count}\n{last_hash}".encode(), hashlib.sha256).hexdigest()
+
+
+def document(event: AuditEvent) -> dict[str, Any]:
+    """The event as it is hashed and exported (everything but its own hash)."""
+    return {
+        "id": str(event.id),
+        "chain": event.chain,
+        "seq": event.seq,
+        "timestamp": clock.rfc3339(event.created_at),
+        "organization_id": str(event.organization_id) if event.organization_id else None,
+        "outcome": event.outcome,
+        "actor": event.actor,
+        "actor_name": event.actor_name,
+        "action": event.action,
+        "target": event.target,
+        "resource_scope": event.resource_scope,
+        "request_id": event.request_id,
+        "ip": event.ip,
+        "credential_id": event.credential_id,
+        "details": event.details,
+    }
+
+
+def _hash(event: AuditEvent) -> str:
+    return hashlib.sha256(event.previous_hash.encode() + rfc8785.dumps(document(event))).hexdigest()
+
+
+def _lock_head(chain: str) -> ChainHead:
+    head = lock_row(ChainHead.objects.filter(pk=chain))
+    if head is None:
+        ChainHead.objects.bulk_create(
+            [ChainHead(chain=chain, count=0, hash=GENESIS, mac=_mac(chain, 0, GENESIS))], ignore_conflicts=True
+        )
+        head = lock_row(ChainHead.objects.filter(pk=chain))
+    if head is None:
+        raise RuntimeError("the chain head was neither found nor made")
+    return head
+
+
+def record(
+    *,
+    organization_id: uuid.UUID | None,
+    action: str,
+    actor: ActorRef,
+    target: str,
+    outcome: str = Outcome.ALLOWED,
+    scope: Mapping[str, object] | None = None,
+    details: Mapping[str, object] | None = None,
+) -> AuditEvent:
+    """Append one event to its organization's chain, in the caller's transaction.
+
+    `scope` and `details` are JSON without secrets. Locks the chain's head until the transaction ends: call it last.
+    Raises when the event can't be written, so that what it records does not happen either.
+    """
+    here = context.current()
+    chain = chain_of(organization_id)
+    now = clock.now()
+    with transaction.atomic():
+        head = _lock_head(chain)
+        event = AuditEvent(
+            id=new_id(),
+            # milliseconds only: it must read back as it was hashed
+            created_at=now.replace(microsecond=now.microsecond // 1000 * 1000),
+            chain=chain,
+            seq=head.count + 1,
+            organization_id=organization_id,
+            outcome=str(outcome),
+            actor=str(actor)[:200],
+            actor_name=actor.name[:200],
+            action=action,
+            target=target,
+            resource_scope=_plain(scope or {}),
+            request_id=here.request_id,
+            ip=here.ip,
+            credential_id=here.credential_id,
+            details=_plain(details or {}),
+            previous_hash=head.hash,
+        )
+        event.hash = _hash(event)
+        event.save(force_insert=True)
+        ChainHead.objects.filter(pk=chain).update(
+            count=event.seq, hash=event.hash, mac=_mac(chain, event.seq, event.hash)
+        )
+    return event
+
+
+def record_denial(
+    *, organization_id: uuid.UUID | None, action: str, actor: ActorRef, target: str, reason: str, scope: Mapping[str, object]
+) -> None:
+    """Put a refused attempt on record, in a transaction of its own.
+
+    Denials of outsiders (`organization_id` None) go to the system chain, at most one per actor, action and minute.
+    """
+    with transaction.atomic():
+        if organization_id is None:
+            since = clock.now().timestamp() - COALESCE_SECONDS
+            head = _lock_head(SYSTEM_CHAIN)
+            recent = AuditEvent.objects.filter(
+                chain=SYSTEM_CHAIN,
+                seq__gt=head.count - 200,
+                actor=str(actor)[:200],
+                action=action,
+                outcome=Outcome.DENIED,
+                created_at__gte=clock.from_ms(int(since * 1000)),
+            )
+            if recent.exists():
+                return
+        record(
+            organization_id=organization_id,
+            action=action,
+            actor=actor,
+            target=target,
+            outcome=Outcome.DENIED,
+            scope=scope,
+            details={"reason": reason},
+        )
+
+
+def _plain(value: Mapping[str, object]) -> dict[str, Any]:
+    def convert(item: object) -> Any:
+        if isinstance(item, Mapping):
+            return {str(k): convert(v) for k, v in item.items()}
+        if isinstance(item, list | tuple | set | frozenset):
+            return [convert(v) for v in (sorted(item, key=str) if isinstance(item, set | frozenset) else item)]
+        if item is None or isinstance(item, bool | str):
+            return item
+        if isinstance(item, int):
+            # RFC 8785 numbers are doubles: what does not fit exactly is written as text
+            return item if abs(item) <= 2**53 else str(item)
+        if isinstance(item, float):
+            return item
+        return str(item)
+
+    result = convert(value)
+    return dict(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Outcome of a walk over one chain: `events` looked at; `broken_at` is the seq of the first bad link, or None."""
+
+    ok: bool
+    events: int
+    head_hash: str
+    broken_at: int | None = None
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "ok": self.ok,
+            "events": self.events,
+            "head_hash": self.head_hash,
+            "broken_at": self.broken_at,
+            "problem": self.problem,
+        }
+
+
+def events_of(organization_id: uuid.UUID | None) -> Iterator[AuditEvent]:
+    """Every event of a chain, oldest first, streamed."""
+    return AuditEvent.objects.filter(chain=chain_of(organization_id)).order_by("seq").iterator(chunk_size=2000)
+
+
+def verify(organization_id: uuid.UUID | None) -> Verification:
+    """Walk the chain of an organization (None: the system chain), also after the organization was deleted.
+
+    Names the first broken link: a changed, missing, inserted or re-ordered event, or a head that its MAC or the
+    last event does not bear out.
+    """
+    chain = chain_of(organization_id)
+    with transaction.atomic():
+        head = lock_row(ChainHead.objects.filter(pk=chain))
+        previous, expected = GENESIS, 1
+        for event in events_of(organization_id):
+            if event.seq != expected:
+                return Verification(False, expected - 1, previous, expected, f"event {expected} is missing")
+            if event.previous_hash != previous:
+                return Verification(False, expected - 1, previous, expected, "does not link to the event before it")
+            if _hash(event) != event.hash:
+                return Verification(False, expected - 1, previous, expected, "its content was changed")
+            previous, expected = event.hash, expected + 1
+    count = expected - 1
+    if head is None:
+        return Verification(count == 0, count, previous, None if count == 0 else count, "" if count == 0 else "no head")
+    if not hmac.compare_digest(head.mac, _mac(chain, head.count, head.hash)):
+        return Verification(False, count, previous, count, "the head's MAC does not verify")
+    if head.count != count or head.hash != previous:
+        return Verification(False, count, previous, count + 1, f"the head counts {head.count} events")
+    return Verification(True, count, previous)

@@ -1,0 +1,64 @@
+"""A place in the tree, resolved once and passed along."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from apps.tenancy.models import Environment, Organization, Project
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """An organization, or a project in it, or an environment in that. All are alive and belong together."""
+
+    organization: Organization
+    project: Project | None = None
+    environment: Environment | None = None
+
+    @property
+    def organization_id(self) -> uuid.UUID:
+        return self.organization.pk
+
+    @property
+    def project_id(self) -> uuid.UUID | None:
+        return self.project.pk if self.project else None
+
+    @property
+    def environment_id(self) -> uuid.UUID | None:
+        return self.environment.pk if self.environment else None
+
+    @property
+    def level(self) -> str:
+        """`organization`, `project` or `environment`."""
+        return self.node.level
+
+    @property
+    def node(self) -> Organization | Project | Environment:
+        """The deepest row of the scope."""
+        return self.environment or self.project or self.organization
+
+    @property
+    def here(self) -> Environment:
+        """The environment; a scope without one is a programming error."""
+        if self.environment is None:
+            raise TypeError("this scope has no environment")
+        return self.environment
+
+    def as_dict(self) -> dict[str, str]:
+        """`{organization_id, project_id?, environment_id?}` as text, for audit and logs."""
+        ids = {
+            "organization_id": self.organization_id,
+            "project_id": self.project_id,
+            "environment_id": self.environment_id,
+        }
+        return {name: str(value) for name, value in ids.items() if value is not None}
+
+    def parents(self) -> list[Scope]:
+        """This scope and those above it, top down."""
+        chain = [Scope(self.organization)]
+        if self.project is not None:
+            chain.append(Scope(self.organization, self.project))
+        if self.environment is not None:
+            chain.append(self)
+        return chain

@@ -1,0 +1,63 @@
+"""Reads of the tree."""
+
+from __future__ import annotations
+
+import uuid
+
+from apps.core.db import lock_row
+from apps.core.errors import NotFound
+from apps.tenancy.models import Environment, Organization, Project
+from apps.tenancy.scope import Scope
+
+
+def scope_of(node: Organization | Project | Environment) -> Scope:
+    """The scope that ends at `node`."""
+    if isinstance(node, Environment):
+        return Scope(node.project.organization, node.project, node)
+    if isinstance(node, Project):
+        return Scope(node.organization, node)
+    return Scope(node)
+
+
+def resolve(
+    organization_id: uuid.UUID, project_id: uuid.UUID | None = None, environment_id: uuid.UUID | None = None
+) -> Scope:
+    """The living scope of these ids in one query. NotFound when one is missing, deleted or not under the other."""
+    node: Organization | Project | Environment | None
+    if environment_id is not None:
+        node = (
+            Environment.objects.select_related("project__organization")
+            .filter(
+                pk=environment_id,
+                project_id=project_id,
+                project__organization_id=organization_id,
+                deleted_at__isnull=True,
+            )
+            .first()
+        )
+    elif project_id is not None:
+        node = (
+            Project.objects.select_related("organization")
+            .filter(pk=project_id, organization_id=organization_id, deleted_at__isnull=True)
+            .first()
+        )
+    else:
+        node = Organization.objects.filter(pk=organization_id, deleted_at__isnull=True).first()
+    if node is None:
+        raise NotFound()
+    return scope_of(node)
+
+
+def lock_environment(environment_id: uuid.UUID) -> Environment:
+    """The living environment, its row locked until the transaction ends. NotFound when it is gone.
+
+    Every write to what an environment holds begins here, so that two of them never interleave.
+    """
+    environment = lock_row(
+        Environment.objects.select_related("project__organization").filter(
+            pk=environment_id, deleted_at__isnull=True
+        )
+    )
+    if environment is None:
+        raise NotFound()
+    return environment
