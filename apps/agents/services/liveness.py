@@ -1,0 +1,64 @@
+"""What agents say of themselves."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from apps.agents.models import Agent
+from apps.agents.registry import Running, desired_source
+from apps.core import clock
+
+UNHEALTHY_WORDS = frozenset({"unhealthy", "failed", "error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One heartbeat, its shape checked. `healthy` None: not said, so the status word decides."""
+
+    status: str
+    version: str
+    running: Running | None
+    key_set_version: int
+    healthy: bool | None = None
+    health_detail: str = ""
+    metrics: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def well(self) -> bool:
+        """Does the host say that what it runs is well?"""
+        return self.healthy if self.healthy is not None else self.status.lower() not in UNHEALTHY_WORDS
+
+
+def record_heartbeat(*, agent: Agent, heartbeat: Heartbeat) -> None:
+    """Note that `agent` lives and what it says, in one write, then let the room above see it.
+
+    Call it outside of a transaction: the room above locks the environment first, and the agent's row comes after it.
+    """
+    running = heartbeat.running
+    Agent.objects.filter(pk=agent.pk, revoked_at__isnull=True).update(
+        last_seen_at=clock.now(),
+        reported_status=heartbeat.status,
+        version=heartbeat.version,
+        healthy=heartbeat.well,
+        health_detail=heartbeat.health_detail,
+        metrics=dict(heartbeat.metrics),
+        key_set_version=heartbeat.key_set_version,
+        running_deployment_id=running.deployment_id if running else None,
+        running_bundle_sha256=running.bundle_sha256 if running else "",
+        running_sequence=running.sequence if running else None,
+    )
+    desired_source().heartbeat_seen(agent, heartbeat.well, running)
+
+
+def set_running(
+    agent: Agent, *, deployment_id: uuid.UUID | None, bundle_sha256: str | None = None, sequence: int | None = None
+) -> None:
+    """What `agent` has just reported to run (None: nothing), in the caller's transaction."""
+    running = deployment_id is not None
+    Agent.objects.filter(pk=agent.pk).update(
+        running_deployment_id=deployment_id,
+        running_bundle_sha256=(bundle_sha256 or "") if running else "",
+        running_sequence=sequence if running else None,
+    )

@@ -1,0 +1,142 @@
+"""What people do with agents: rename, label, revoke, remove."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+
+from django.db import IntegrityError, models, transaction
+
+from apps.access.principals import Principal
+from apps.agents.models import Agent
+from apps.agents.registry import desired_source
+from apps.agents.services.directives import announce
+from apps.agents.services.keys import end_keys
+from apps.audit import services as audit
+from apps.core import clock
+from apps.core.db import lock_row
+from apps.core.errors import Conflict, NotFound
+from apps.tenancy.scope import Scope
+from apps.tenancy.selectors import lock_environment
+
+Guard = Callable[[Agent], None]
+
+
+def _locked(scope: Scope, agent_id: uuid.UUID) -> Agent:
+    agent = lock_row(
+        Agent.objects.select_related("environment__project__organization").filter(
+            pk=agent_id, environment=scope.here
+        )
+    )
+    if agent is None:
+        raise NotFound()
+    return agent
+
+
+def update_agent(
+    *,
+    actor: Principal,
+    scope: Scope,
+    agent_id: uuid.UUID,
+    name: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    guard: Guard | None = None,
+) -> Agent:
+    """Rename an agent or replace the labels that select it; None leaves as it is. Deployments made before keep their targets.
+
+    `guard` sees the locked row and may refuse (If-Match). Raises NotFound, Conflict `name_taken`.
+    """
+    with transaction.atomic():
+        lock_environment(scope.here.pk)
+        agent = _locked(scope, agent_id)
+        if guard is not None:
+            guard(agent)
+        changes: dict[str, object] = {}
+        if name is not None and name != agent.name:
+            changes["name"] = name
+        if labels is not None and dict(labels) != agent.labels:
+            changes["labels"] = dict(labels)
+        if not changes:
+            return agent
+        before = {key: getattr(agent, key) for key in changes}
+        try:
+            with transaction.atomic():
+                Agent.objects.filter(pk=agent.pk).update(
+                    **changes, rev=models.F("rev") + 1, updated_at=clock.now()
+                )
+        except IntegrityError:
+            raise Conflict(f"An agent named '{name}' is here already.", code="name_taken") from None
+        audit.record(
+            organization_id=scope.organization_id,
+            action="agent.updated",
+            actor=actor.ref,
+            target=f"agent:{agent.pk}",
+            scope=scope.as_dict(),
+            details={"before": before, "after": changes},
+        )
+        return _locked(scope, agent_id)
+
+
+def _settle(actor: Principal, agent: Agent, force: bool) -> bool:
+    """Let the room above settle what is in flight on `agent`; Conflict `agent_in_flight` unless forced or idle."""
+    source = desired_source()
+    blockers = source.removal_blockers(agent)
+    if blockers and not force:
+        raise Conflict(
+            "A deployment is in flight on this agent. Repeat with force=true to fail it there.",
+            code="agent_in_flight",
+            extra={"blockers": blockers},
+        )
+    source.agent_removed(actor=actor.ref, agent=agent)
+    return bool(blockers)
+
+
+def remove_agent(
+    *, actor: Principal, scope: Scope, agent_id: uuid.UUID, force: bool = False, guard: Guard | None = None
+) -> None:
+    """Delete an agent; its keys end at once, its name is free, deployments keep its id and name.
+
+    Raises NotFound; Conflict `agent_in_flight` (with `blockers`) unless `force`.
+    """
+    with transaction.atomic():
+        lock_environment(scope.here.pk)
+        agent = _locked(scope, agent_id)
+        if guard is not None:
+            guard(agent)
+        forced = _settle(actor, agent, force)
+        announce([agent.pk])
+        Agent.objects.filter(pk=agent.pk).delete()
+        audit.record(
+            organization_id=scope.organization_id,
+            action="agent.removed",
+            actor=actor.ref,
+            target=f"agent:{agent_id}",
+            scope=scope.as_dict(),
+            details={"name": agent.name, "forced": forced},
+        )
+
+
+def revoke_agent_key(*, actor: Principal, scope: Scope, agent_id: uuid.UUID, force: bool = False) -> Agent:
+    """End every key of an agent at once and for good: the host must be enrolled anew. A repeat changes nothing.
+
+    Raises NotFound; Conflict `agent_in_flight` (with `blockers`) unless `force`.
+    """
+    with transaction.atomic():
+        lock_environment(scope.here.pk)
+        agent = _locked(scope, agent_id)
+        if agent.revoked_at is not None:
+            return agent
+        forced = _settle(actor, agent, force)
+        now = clock.now()
+        end_keys(agent, now)
+        Agent.objects.filter(pk=agent.pk).update(revoked_at=now, updated_at=now, rev=models.F("rev") + 1)
+        announce([agent.pk])
+        audit.record(
+            organization_id=scope.organization_id,
+            action="agent.key_revoked",
+            actor=actor.ref,
+            target=f"agent:{agent.pk}",
+            scope=scope.as_dict(),
+            details={"name": agent.name, "forced": forced},
+        )
+        return _locked(scope, agent_id)
