@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 from django.conf import settings
 from django.db import models
 
+from apps.access.principals import Principal
+from apps.access.selectors import environments_visible_to
 from apps.core import clock
 from apps.core.models import Mutable, TreeModel
 from apps.tenancy.models import Environment
@@ -74,10 +75,8 @@ class AgentQuerySet(models.QuerySet["Agent"]):
         """Without those whose key was revoked: they can't come back under that identity."""
         return self.filter(revoked_at__isnull=True)
 
-    def visible_to(self, principal: Any) -> AgentQuerySet:
+    def visible_to(self, principal: Principal) -> AgentQuerySet:
         """Only those in environments that `principal` may see."""
-        from apps.access.selectors import environments_visible_to
-
         return self.filter(environment__in=environments_visible_to(principal))
 
     def with_liveness(self, status: str, now: dt.datetime) -> AgentQuerySet:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models.functions import Greatest
 from django.db.models import F, Value
+from django.db.models.functions import Greatest
 
 from apps.agents.models import Agent
 from apps.agents.registry import Desired, desired_source

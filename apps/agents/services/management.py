@@ -20,6 +20,7 @@ from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment
 
 Guard = Callable[[Agent], None]
+Relabel = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 def _locked(scope: Scope, agent_id: uuid.UUID) -> Agent:
@@ -39,12 +40,13 @@ def update_agent(
     scope: Scope,
     agent_id: uuid.UUID,
     name: str | None = None,
-    labels: Mapping[str, str] | None = None,
+    relabel: Relabel | None = None,
     guard: Guard | None = None,
 ) -> Agent:
-    """Rename an agent or replace the labels that select it; None leaves as it is. Deployments made before keep their targets.
+    """Rename an agent or change the labels that select it; None leaves as it is. Deployments made before keep their targets.
 
-    `guard` sees the locked row and may refuse (If-Match). Raises NotFound, Conflict `name_taken`.
+    `relabel` is given the present labels and answers the wanted ones (it may refuse); `guard` sees the locked row and
+    may refuse (If-Match). Raises NotFound, Conflict `name_taken`.
     """
     with transaction.atomic():
         lock_environment(scope.here.pk)
@@ -54,8 +56,8 @@ def update_agent(
         changes: dict[str, object] = {}
         if name is not None and name != agent.name:
             changes["name"] = name
-        if labels is not None and dict(labels) != agent.labels:
-            changes["labels"] = dict(labels)
+        if relabel is not None and (labels := dict(relabel(agent.labels))) != agent.labels:
+            changes["labels"] = labels
         if not changes:
             return agent
         before = {key: getattr(agent, key) for key in changes}

@@ -1,0 +1,1 @@
+"""HTTP: what people do with agents (`people`), how one gets in (`enrollment`), what agents call (`protocol`)."""

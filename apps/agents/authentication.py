@@ -1,0 +1,144 @@
+"""Who speaks on the agents' side: an enrollment token, or a runtime key. Nothing else is taken here, and these nowhere else."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import structlog
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from apps.access import tokens
+from apps.access.principals import Principal
+from apps.agents.models import Agent, AgentKey, EnrollmentToken
+from apps.agents.services import note_key_use, usable_token
+from apps.core import clock, context
+from apps.core.errors import BadRequest, NotFound, Unauthenticated
+from apps.core.parsers import StrictJSONParser
+
+LONGEST_IDEMPOTENCY_KEY = 255
+
+
+def bearer_of_family(request: Request, family: str) -> tokens.ParsedToken:
+    """The bearer token of the request, its form checked.
+
+    Raises Unauthenticated: `not_authenticated` without one, `malformed_token` for a typo, `wrong_credential` for any
+    other kind of credential, a signed-in browser included.
+    """
+    header = request.headers.get("Authorization")
+    if header is None:
+        if request.COOKIES.get(_session_cookie()):
+            raise Unauthenticated("A browser session is not taken here.", code="wrong_credential")
+        raise Unauthenticated("Send a credential.", code="not_authenticated")
+    scheme, _, text = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("Only bearer tokens are taken here.", code="wrong_credential")
+    parsed = tokens.parse(text.strip())
+    if parsed.family != family:
+        raise Unauthenticated("This kind of credential is not taken here.", code="wrong_credential")
+    return parsed
+
+
+def _session_cookie() -> str:
+    from django.conf import settings
+
+    return str(settings.SESSION_COOKIE_NAME)
+
+
+def _note_principal(principal: Principal) -> None:
+    context.set_credential(principal.credential_id or "")
+    structlog.contextvars.bind_contextvars(principal=str(principal.ref))
+
+
+def working_keys() -> Any:
+    """The keys that open something now, but for their expiry: not revoked, of an agent and an environment that are there."""
+    return AgentKey.objects.filter(
+        revoked_at__isnull=True, agent__revoked_at__isnull=True, agent__environment__deleted_at__isnull=True
+    )
+
+
+def still_works(key: AgentKey) -> bool:
+    """Would `key` be let in this moment?"""
+    current = working_keys().filter(pk=key.pk).only("expires_at").first()
+    return current is not None and (current.expires_at is None or current.expires_at > clock.now())
+
+
+def authenticate_agent(request: Request) -> AgentKey:
+    """The runtime key of the request, with its agent and the tree above it loaded.
+
+    Raises Unauthenticated `invalid_token`, `token_expired`, or as `bearer_of_family`.
+    """
+    parsed = bearer_of_family(request, "agt")
+    key: AgentKey | None = (
+        working_keys()
+        .select_related("agent__environment__project__organization")
+        .filter(sha256=parsed.sha256)
+        .first()
+    )
+    if key is None:
+        raise Unauthenticated("This key is not known.")
+    if key.expires_at is not None and key.expires_at <= clock.now():
+        raise Unauthenticated("This key was replaced and has expired.", code="token_expired")
+    note_key_use(key)
+    return key
+
+
+def agent_principal(key: AgentKey) -> Principal:
+    """The agent as a doer."""
+    return Principal(
+        kind="agent", id=key.agent_id, name=key.agent.name, credential_id=key.public_id, via="key", user=None
+    )
+
+
+def authenticate_enrollment(request: Request, idempotency_key: str | None) -> EnrollmentToken:
+    """The enrollment token of the request, if it lets somebody in now. Raises as `usable_token` and `bearer_of_family`."""
+    parsed = bearer_of_family(request, "enr")
+    token = usable_token(parsed.sha256, idempotency_key=idempotency_key)
+    _note_principal(enrollment_principal(token))
+    return token
+
+
+def enrollment_principal(token: EnrollmentToken) -> Principal:
+    """The holder of an enrollment token as a doer."""
+    return Principal(
+        kind="enrollment",
+        id=token.pk,
+        name=token.name or token.prefix,
+        credential_id=token.public_id,
+        via="key",
+        user=None,
+    )
+
+
+def idempotency_key_of(request: Request) -> str | None:
+    """The Idempotency-Key header, None without one. BadRequest unless 1 to 255 printable ASCII characters."""
+    text = request.headers.get("Idempotency-Key")
+    if text is None:
+        return None
+    if not 1 <= len(text) <= LONGEST_IDEMPOTENCY_KEY or not (text.isascii() and text.isprintable()):
+        raise BadRequest("An Idempotency-Key has 1 to 255 printable characters.", code="bad_idempotency_key")
+    return text
+
+
+class AgentView(APIView):
+    """Base of what an agent calls about itself: `self.agent`, `self.key`, `self.principal`. The path names the key's own
+    agent; any other is 404."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    parser_classes = (StrictJSONParser,)
+
+    agent: Agent
+    key: AgentKey
+    principal: Principal
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        self.key = authenticate_agent(request)
+        self.agent = self.key.agent
+        self.principal = agent_principal(self.key)
+        _note_principal(self.principal)
+        named: uuid.UUID = kwargs["agent_id"]
+        if named != self.agent.pk:
+            raise NotFound()

@@ -1,0 +1,29 @@
+"""Paths of this room, relative to the API's prefix."""
+
+from django.urls import path
+
+from apps.agents.api import people, protocol
+
+ENV = "orgs/<uuid:org_id>/projects/<uuid:project_id>/environments/<uuid:environment_id>"
+
+urlpatterns = [
+    path(f"{ENV}/enrollment-tokens", people.EnrollmentTokensView.as_view(), name="enrollment-tokens"),
+    path(f"{ENV}/enrollment-tokens/<uuid:token_id>", people.EnrollmentTokenView.as_view(), name="enrollment-token"),
+    path(f"{ENV}/agents", people.AgentsView.as_view(), name="agents"),
+    path(f"{ENV}/agents/<uuid:agent_id>", people.AgentDetailView.as_view(), name="agent"),
+    path(f"{ENV}/agents/<uuid:agent_id>/revoke-key", people.RevokeKeyView.as_view(), name="agent-revoke-key"),
+    path("agents/<uuid:agent_id>/heartbeat", protocol.HeartbeatView.as_view(), name="agent-heartbeat"),
+    path("agents/<uuid:agent_id>/deployment", protocol.DeploymentView.as_view(), name="agent-deployment"),
+    path(
+        "agents/<uuid:agent_id>/deployments/<uuid:deployment_id>/status",
+        protocol.StatusView.as_view(),
+        name="agent-deployment-status",
+    ),
+    path(
+        "agents/<uuid:agent_id>/deployments/<uuid:deployment_id>/bundle",
+        protocol.BundleView.as_view(),
+        name="agent-deployment-bundle",
+    ),
+    path("agents/<uuid:agent_id>/signing-keys", protocol.SigningKeysView.as_view(), name="agent-signing-keys"),
+    path("agents/<uuid:agent_id>/rotate-key", protocol.RotateKeyView.as_view(), name="agent-rotate-key"),
+]
