@@ -41,13 +41,14 @@ def _usage(group: str, value: str, *, count_this: bool) -> Usage:
         return Usage(0, 0)
     if found["time_left"] < 0:  # the cache is away: refuse
         return Usage(_UNBOUNDED, 1)
-    return Usage(int(found["count"]), int(found["time_left"]))
+    # the window includes its last second
+    return Usage(int(found["count"]), int(found["time_left"]) + 1)
 
 
 def _refuse_over(budget: int, usage: Usage, what: str, forgiven: int = 0) -> None:
     if usage.count - forgiven > budget:
         raise TooManyRequests(
-            f"Too many {what}. Try again in {max(1, usage.time_left)} seconds.", retry_after=usage.time_left
+            f"Too many {what}. Try again in {usage.time_left} seconds.", retry_after=usage.time_left
         )
 
 
