@@ -6,10 +6,13 @@ import uuid
 from typing import Any
 
 import structlog
+from django.conf import settings
+from django.db.models import QuerySet
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from apps.access import tokens
+from apps.access.authentication import bearer, expect_family
 from apps.access.principals import Principal
 from apps.agents.models import Agent, AgentKey, EnrollmentToken
 from apps.agents.services import note_key_use, usable_token
@@ -26,24 +29,12 @@ def bearer_of_family(request: Request, family: str) -> tokens.ParsedToken:
     Raises Unauthenticated: `not_authenticated` without one, `malformed_token` for a typo, `wrong_credential` for any
     other kind of credential, a signed-in browser included.
     """
-    header = request.headers.get("Authorization")
-    if header is None:
-        if request.COOKIES.get(_session_cookie()):
+    text = bearer(request)
+    if text is None:
+        if request.COOKIES.get(settings.SESSION_COOKIE_NAME):
             raise Unauthenticated("A browser session is not taken here.", code="wrong_credential")
         raise Unauthenticated("Send a credential.", code="not_authenticated")
-    scheme, _, text = header.partition(" ")
-    if scheme.lower() != "bearer":
-        raise Unauthenticated("Only bearer tokens are taken here.", code="wrong_credential")
-    parsed = tokens.parse(text.strip())
-    if parsed.family != family:
-        raise Unauthenticated("This kind of credential is not taken here.", code="wrong_credential")
-    return parsed
-
-
-def _session_cookie() -> str:
-    from django.conf import settings
-
-    return str(settings.SESSION_COOKIE_NAME)
+    return expect_family(text, family)
 
 
 def _note_principal(principal: Principal) -> None:
@@ -51,7 +42,7 @@ def _note_principal(principal: Principal) -> None:
     structlog.contextvars.bind_contextvars(principal=str(principal.ref))
 
 
-def working_keys() -> Any:
+def working_keys() -> QuerySet[AgentKey]:
     """The keys that open something now, but for their expiry: not revoked, of an agent and an environment that are there."""
     return AgentKey.objects.filter(
         revoked_at__isnull=True, agent__revoked_at__isnull=True, agent__environment__deleted_at__isnull=True
@@ -70,7 +61,7 @@ def authenticate_agent(request: Request) -> AgentKey:
     Raises Unauthenticated `invalid_token`, `token_expired`, or as `bearer_of_family`.
     """
     parsed = bearer_of_family(request, "agt")
-    key: AgentKey | None = (
+    key = (
         working_keys()
         .select_related("agent__environment__project__organization")
         .filter(sha256=parsed.sha256)
@@ -104,7 +95,7 @@ def enrollment_principal(token: EnrollmentToken) -> Principal:
     return Principal(
         kind="enrollment",
         id=token.pk,
-        name=token.name or token.prefix,
+        name=token.name or token.public_id,
         credential_id=token.public_id,
         via="key",
         user=None,

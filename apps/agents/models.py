@@ -65,7 +65,7 @@ class EnrollmentToken(TreeModel):
         ]
 
     def __str__(self) -> str:
-        return self.name or self.prefix
+        return self.name or self.public_id
 
 
 class AgentQuerySet(models.QuerySet["Agent"]):

@@ -17,10 +17,11 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value, expires REAL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS entries_expires ON entries (expires);
-"""
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value, expires REAL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS entries_expires ON entries (expires)",
+)
+_PATIENCE = 20.0
 _SWEEP_EVERY = 500
 _FOREVER = 9e15
 
@@ -48,10 +49,7 @@ class SqliteCache(BaseCache):
         local = self._local
         if local.connection is None or local.pid != os.getpid():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self._path, timeout=20, isolation_level=None)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=OFF")
-            connection.executescript(_SCHEMA)
+            connection = _open(self._path)
             with contextlib.suppress(OSError):
                 self._path.chmod(0o600)
             if local.connection is not None:
@@ -145,6 +143,25 @@ class SqliteCache(BaseCache):
     def clear(self) -> None:
         """Forget everything."""
         self._run("DELETE FROM entries")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is ready. Turning a new file to WAL does not wait its turn: so this does."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=OFF")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+        except sqlite3.OperationalError:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return connection
 
 
 def _encode(value: Any) -> int | str:

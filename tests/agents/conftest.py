@@ -220,7 +220,7 @@ class World:
 
     def unknown(self, family: str) -> str:
         """A well-formed token that was never given out."""
-        return tokens.mint(family).text
+        return tokens.mint(family).text.reveal()
 
     def at_once(self, calls: Sequence[Callable[[], object]]) -> None:
         """Run `calls` in a thread each; what one raises is raised here."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from apps.access import services as access
-from apps.access.models import Membership, User
+from apps.access.models import User
+from apps.access.principals import person_principal
+from apps.access.roles import Role
 from apps.core.actors import SYSTEM_ACTOR as SYSTEM
 from apps.tenancy import services as tenancy
 from apps.tenancy.models import Organization
+from apps.tenancy.scope import Scope
 
 __all__ = ["SYSTEM", "make_world_tree"]
 
 PASSWORD = "correct horse battery staple"
 
 
-def _person(name: str, organization: Organization, role: str) -> tuple[User, str]:
-    email = f"{name}@example.com"
-    user = User.objects.create_user(email=email, password=PASSWORD)
-    Membership.objects.create(organization=organization, user=user, email=email, role=role, status="active")
-    _, text = access.create_personal_token(user=user, name="test")
-    return user, text
+def _person(name: str, organization: Organization, role: Role) -> tuple[User, str]:
+    made = access.create_person_with_password(
+        actor=SYSTEM, email=f"{name}@example.com", scope=Scope(organization), role=role, password=PASSWORD
+    )
+    token = access.create_token(actor=person_principal(made.user), name="test")
+    return made.user, token.text.reveal()
 
 
 def make_world_tree() -> dict[str, Any]:
@@ -35,10 +38,10 @@ def make_world_tree() -> dict[str, Any]:
     theirs = tenancy.create_project(actor=SYSTEM, organization=stranger, name="Shop")
     foreign = tenancy.create_environment(actor=SYSTEM, project=theirs, name="dev", posture="dev")
     roles = (
-        ("alice", organization, "org_admin"),
-        ("bob", organization, "operator"),
-        ("vera", organization, "viewer"),
-        ("charlie", stranger, "org_admin"),
+        ("alice", organization, Role.ORG_ADMIN),
+        ("bob", organization, Role.OPERATOR),
+        ("vera", organization, Role.VIEWER),
+        ("charlie", stranger, Role.ORG_ADMIN),
     )
     made = {name: _person(name, where, role) for name, where, role in roles}
     return {

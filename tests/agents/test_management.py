@@ -45,7 +45,7 @@ def test_an_agent_is_found_only_where_it_is(world: World) -> None:
     agent = world.enroll()
     assert world.vera.get(f"{world.env}/agents/{agent.id}").status_code == 200
     for client, where in (
-        (world.vera, world.other_env),
+        (world.bob, world.other_env),
         (world.charlie, world.env),
         (world.charlie, world.foreign_env),
         (world.bob, world.foreign_env),

@@ -121,7 +121,7 @@ class EnrollmentTokensView(ScopedView):
             expires_in=dt.timedelta(seconds=given["expires_in_seconds"]),
             labels=given["labels"],
         )
-        return Response({**token_body(token), "token": text}, status=201, headers={"Cache-Control": "no-store"})
+        return Response({**token_body(token), "token": text.reveal()}, status=201, headers={"Cache-Control": "no-store"})
 
 
 class EnrollmentTokenView(ScopedView):
@@ -197,7 +197,7 @@ class AgentsView(ScopedView):
             {
                 "agent_id": str(enrolled.agent.pk),
                 "name": enrolled.agent.name,
-                "api_key": enrolled.api_key,
+                "api_key": enrolled.api_key.reveal(),
                 "org_id": str(organization_id),
                 "project_id": str(environment.project_id),
                 "environment_id": str(environment.pk),

@@ -156,5 +156,5 @@ class RotateKeyView(AgentView):
     def post(self, request: Request, agent_id: uuid.UUID) -> Response:
         validated(EmptyIn, request.data)
         text = rotate_key(actor=self.principal, agent=self.agent, key=self.key)
-        body: dict[str, Any] = {"agent_id": str(agent_id), "api_key": text}
+        body: dict[str, Any] = {"agent_id": str(agent_id), "api_key": text.reveal()}
         return Response(body, headers={"Cache-Control": "no-store"})

@@ -18,6 +18,7 @@ from apps.agents.services.keys import end_keys, mint_key
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, Unauthenticated
+from apps.core.secrets import Secret
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment, scope_of
 
@@ -32,7 +33,7 @@ class Enrollment:
     """What enrolling gave: the agent and the only sight of its key."""
 
     agent: Agent
-    api_key: str
+    api_key: Secret
 
 
 def _out_of_range(name: str, detail: str) -> BadRequest:
@@ -49,7 +50,7 @@ def create_enrollment_token(
     max_uses: int = 1,
     expires_in: dt.timedelta = DEFAULT_LIFETIME,
     labels: Mapping[str, str] | None = None,
-) -> tuple[EnrollmentToken, str]:
+) -> tuple[EnrollmentToken, Secret]:
     """A token that lets `max_uses` agents into the scope's environment, and its text, which is shown only here.
 
     It lives an hour unless said, at most seven days (BadRequest beyond). NotFound when the environment is gone.

@@ -13,13 +13,14 @@ from apps.audit import services as audit
 from apps.core import clock
 from apps.core.db import lock_row
 from apps.core.errors import Conflict, Unauthenticated
+from apps.core.secrets import Secret
 from apps.tenancy.selectors import scope_of
 
 ROTATION_OVERLAP = dt.timedelta(minutes=10)
 USE_NOTED_EVERY = dt.timedelta(minutes=1)
 
 
-def mint_key(agent: Agent) -> str:
+def mint_key(agent: Agent) -> Secret:
     """A new key of `agent`, in the caller's transaction. The text is known only to whoever asked."""
     minted = tokens.mint("agt")
     AgentKey.objects.create(agent=agent, sha256=minted.sha256, public_id=minted.public_id)
@@ -51,7 +52,7 @@ def note_key_use(key: AgentKey) -> None:
         ).update(last_used_at=now)
 
 
-def rotate_key(*, actor: Principal, agent: Agent, key: AgentKey) -> str:
+def rotate_key(*, actor: Principal, agent: Agent, key: AgentKey) -> Secret:
     """A new key for `agent`; the one that asked works on until ten minutes after the new one is first used.
 
     A new key that was never used is replaced by asking again. Conflict `key_replaced` when the one that asks was
