@@ -15,7 +15,7 @@ from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
 from apps.core.db import lock_row
-from apps.core.errors import BadRequest, Conflict, FieldError, NotFound
+from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, PreconditionFailed
 from apps.tenancy import registry
 from apps.tenancy.models import SLUG, Environment, Organization, Posture, Project
 from apps.tenancy.registry import EnvironmentSettings
@@ -222,8 +222,6 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
     `changes` holds the wanted values; objects replace the stored ones whole. Nothing is written when nothing differs.
     Raises Conflict `slug_taken` or `posture_fixed`; PreconditionFailed is the caller's (`expected_rev` guards the write).
     """
-    from apps.core.errors import PreconditionFailed
-
     fresh = _locked(node)
     if expected_rev is not None and fresh.rev != expected_rev:
         raise PreconditionFailed("It has changed since you read it.")

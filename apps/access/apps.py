@@ -1,0 +1,15 @@
+"""Principals, roles, tokens, sign-in."""
+
+from django.apps import AppConfig
+
+
+class AccessConfig(AppConfig):
+    """People and what they may do."""
+
+    name = "apps.access"
+    label = "access"
+
+    def ready(self) -> None:
+        from apps.access import hooks
+
+        hooks.register()

@@ -1,0 +1,96 @@
+"""How the API learns who is calling: a browser session with CSRF, or a personal bearer token."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from django.contrib.auth.models import AnonymousUser
+from django.http import HttpRequest
+from django.middleware.csrf import CsrfViewMiddleware
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.request import Request
+
+from apps.access import tokens
+from apps.access.models import PersonalToken, User
+from apps.access.principals import Principal, person_principal
+from apps.core import clock, context
+from apps.core.errors import Forbidden, Unauthenticated
+
+LAST_USED_EVERY = dt.timedelta(minutes=1)
+
+
+def bearer(request: Request | HttpRequest) -> str | None:
+    """The bearer credential of a request (RFC 6750 §2.1), or None when it carries none."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, text = header.partition(" ")
+    if scheme.lower() != "bearer" or not text.strip():
+        raise Unauthenticated("Send 'Authorization: Bearer <token>'.", code="malformed_token")
+    return text.strip()
+
+
+def expect_family(text: str, *families: str) -> tokens.ParsedToken:
+    """Parse a token and refuse one of another family (401 `wrong_credential`)."""
+    parsed = tokens.parse(text)
+    if parsed.family not in families:
+        raise Unauthenticated(
+            f"A byt_{parsed.family}_ credential is not accepted here; this needs "
+            + " or ".join(f"byt_{family}_" for family in families)
+            + ".",
+            code="wrong_credential",
+        )
+    return parsed
+
+
+def principal_of_personal_token(text: str) -> Principal:
+    """The person a `byt_pat_` token belongs to. Raises Unauthenticated with what is wrong with the token."""
+    parsed = expect_family(text, "pat")
+    row = PersonalToken.objects.select_related("user").filter(sha256=parsed.sha256).first()
+    if row is None or row.revoked_at is not None or not row.user.is_active:
+        raise Unauthenticated("This token is not valid.", code="invalid_token")
+    now = clock.now()
+    if row.expires_at <= now:
+        raise Unauthenticated("This token has expired.", code="token_expired")
+    if row.last_used_at is None or now - row.last_used_at > LAST_USED_EVERY:
+        PersonalToken.objects.filter(pk=row.pk, last_used_at=row.last_used_at).update(last_used_at=now)
+    context.set_credential(row.public_id)
+    return person_principal(row.user, via="token", credential_id=row.public_id)
+
+
+class _Csrf(CsrfViewMiddleware):
+    def _reject(self, request: HttpRequest, reason: str) -> str:  # type: ignore[override]
+        return reason
+
+
+class PersonAuthentication(BaseAuthentication):
+    """People: `Authorization: Bearer byt_pat_…`, or the browser's session with a CSRF token on unsafe methods.
+
+    A session is not accepted on hosts named `api.*`.
+    """
+
+    def authenticate(self, request: Request) -> tuple[Principal, str] | None:
+        text = bearer(request)
+        if text is not None:
+            return principal_of_personal_token(text), "token"
+        user = getattr(request._request, "user", None)
+        if not isinstance(user, User) or not user.is_active:
+            return None
+        if request.get_host().startswith("api."):
+            raise Unauthenticated("Sessions are not accepted on this host.", code="wrong_credential")
+        check = _Csrf(lambda r: None)  # type: ignore[arg-type,return-value]
+        check.process_request(request._request)
+        reason = check.process_view(request._request, lambda r: None, (), {})  # type: ignore[arg-type,return-value]
+        if reason:
+            raise Forbidden("The CSRF token is missing or wrong.", code="csrf_failed")
+        credential_id = f"session_{(request._request.session.session_key or '')[:6]}"
+        context.set_credential(credential_id)
+        return person_principal(user, via="session", credential_id=credential_id), "session"
+
+    def authenticate_header(self, request: Request) -> str:
+        return 'Bearer realm="byteor"'
+
+
+def is_anonymous(user: object) -> bool:
+    """True when DRF found no principal."""
+    return isinstance(user, AnonymousUser) or not isinstance(user, Principal)
