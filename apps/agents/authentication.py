@@ -1,4 +1,7 @@
-"""Who speaks on the agents' side: an enrollment token, or a runtime key. Nothing else is taken here, and these nowhere else."""
+"""Who speaks on the agents' side: an enrollment token, or a runtime key.
+
+Nothing else is taken here, and these are taken nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ LONGEST_IDEMPOTENCY_KEY = 255
 def bearer_of_family(request: Request, family: str) -> tokens.ParsedToken:
     """The bearer token of the request, its form checked.
 
-    Raises Unauthenticated: `not_authenticated` without one, `malformed_token` for a typo, `wrong_credential` for any
-    other kind of credential, a signed-in browser included.
+    Raises Unauthenticated: `not_authenticated` without one, `malformed_token` for a typo, `wrong_credential`
+    for any other kind of credential, a signed-in browser included.
     """
     text = bearer(request)
     if text is None:
@@ -43,7 +46,8 @@ def _note_principal(principal: Principal) -> None:
 
 
 def working_keys() -> QuerySet[AgentKey]:
-    """The keys that open something now, but for their expiry: not revoked, of an agent and an environment that are there."""
+    """Keys that were not revoked, of agents and environments that are there. Their expiry is not looked
+    at."""
     return AgentKey.objects.filter(
         revoked_at__isnull=True, agent__revoked_at__isnull=True, agent__environment__deleted_at__isnull=True
     )
@@ -83,7 +87,10 @@ def agent_principal(key: AgentKey) -> Principal:
 
 
 def authenticate_enrollment(request: Request, idempotency_key: str | None) -> EnrollmentToken:
-    """The enrollment token of the request, if it lets somebody in now. Raises as `usable_token` and `bearer_of_family`."""
+    """The enrollment token of the request, if it lets somebody in now.
+
+    Raises as `usable_token` and `bearer_of_family`.
+    """
     parsed = bearer_of_family(request, "enr")
     token = usable_token(parsed.sha256, idempotency_key=idempotency_key)
     _note_principal(enrollment_principal(token))
@@ -113,8 +120,10 @@ def idempotency_key_of(request: Request) -> str | None:
 
 
 class AgentView(APIView):
-    """Base of what an agent calls about itself: `self.agent`, `self.key`, `self.principal`. The path names the key's own
-    agent; any other is 404."""
+    """Base of what an agent calls about itself: sets `self.agent`, `self.key` and `self.principal`.
+
+    The path names the key's own agent; any other is 404.
+    """
 
     authentication_classes = ()
     permission_classes = ()

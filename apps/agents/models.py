@@ -19,7 +19,8 @@ NAME_LENGTH = 100
 
 
 class Liveness(models.TextChoices):
-    """What an agent's silence says: `late` after two missed heartbeats, `offline` after five or before the first."""
+    """What an agent's silence says: `late` after two missed heartbeats, `offline` after five or before the
+    first."""
 
     ONLINE = "online"
     LATE = "late"
@@ -43,7 +44,6 @@ class EnrollmentToken(TreeModel):
     name = models.CharField(max_length=NAME_LENGTH, blank=True)
     sha256 = models.CharField(max_length=64, unique=True, editable=False)
     public_id = models.CharField(max_length=32, editable=False)
-    prefix = models.CharField(max_length=32, editable=False)
     max_uses = models.PositiveIntegerField(default=1)
     uses = models.PositiveIntegerField(default=0, editable=False)
     labels = models.JSONField(default=dict, blank=True)
@@ -60,7 +60,8 @@ class EnrollmentToken(TreeModel):
                 condition=models.Q(uses__lte=models.F("max_uses")), name="enrollment_token_not_overused"
             ),
             models.CheckConstraint(
-                condition=models.Q(max_uses__gte=1, max_uses__lte=1000), name="enrollment_token_max_uses_range"
+                condition=models.Q(max_uses__gte=1, max_uses__lte=1000),
+                name="enrollment_token_max_uses_range",
             ),
         ]
 
@@ -97,12 +98,14 @@ class Agent(TreeModel, Mutable):
     """One agent process on one host.
 
     People set `name` and `labels` (the ones that select); everything else is what the host claims
-    (`reported_labels`, `version`, `running_*`, `healthy`) or what the control plane keeps about what it told the agent:
-    `directive_seq` and `directive_content` are the last directive given out, `highest_assigned_sequence` the highest
-    bundle sequence ever assigned to it.
+    (`reported_labels`, `version`, `running_*`, `healthy`) or what the control plane keeps about what it told
+    the agent: `directive_seq` and `directive_content` are the last directive given out,
+    `highest_assigned_sequence` the highest bundle sequence ever assigned to it.
     """
 
-    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="agents", db_index=False)
+    environment = models.ForeignKey(
+        Environment, on_delete=models.CASCADE, related_name="agents", db_index=False
+    )
     name = models.CharField(max_length=NAME_LENGTH)
     labels = models.JSONField(default=dict, blank=True)
     reported_labels = models.JSONField(default=dict, blank=True, editable=False)

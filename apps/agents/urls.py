@@ -8,7 +8,11 @@ ENV = "orgs/<uuid:org_id>/projects/<uuid:project_id>/environments/<uuid:environm
 
 urlpatterns = [
     path(f"{ENV}/enrollment-tokens", people.EnrollmentTokensView.as_view(), name="enrollment-tokens"),
-    path(f"{ENV}/enrollment-tokens/<uuid:token_id>", people.EnrollmentTokenView.as_view(), name="enrollment-token"),
+    path(
+        f"{ENV}/enrollment-tokens/<uuid:token_id>",
+        people.EnrollmentTokenView.as_view(),
+        name="enrollment-token",
+    ),
     path(f"{ENV}/agents", people.AgentsView.as_view(), name="agents"),
     path(f"{ENV}/agents/<uuid:agent_id>", people.AgentDetailView.as_view(), name="agent"),
     path(f"{ENV}/agents/<uuid:agent_id>/revoke-key", people.RevokeKeyView.as_view(), name="agent-revoke-key"),
@@ -24,6 +28,8 @@ urlpatterns = [
         protocol.BundleView.as_view(),
         name="agent-deployment-bundle",
     ),
-    path("agents/<uuid:agent_id>/signing-keys", protocol.SigningKeysView.as_view(), name="agent-signing-keys"),
+    path(
+        "agents/<uuid:agent_id>/signing-keys", protocol.SigningKeysView.as_view(), name="agent-signing-keys"
+    ),
     path("agents/<uuid:agent_id>/rotate-key", protocol.RotateKeyView.as_view(), name="agent-rotate-key"),
 ]

@@ -1,7 +1,7 @@
 """Counting tries and refusing those over a budget.
 
-Fixed windows by django-ratelimit over the atomic cache named by `settings.RATELIMIT_USE_CACHE`. Every refusal is
-`TooManyRequests` (429) with the seconds until the window ends.
+Fixed windows by django-ratelimit over the atomic cache named by `settings.RATELIMIT_USE_CACHE`. Every
+refusal is `TooManyRequests` (429) with the seconds until the window ends.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def _account(account: str) -> str:
 
 
 def check_login(*, address: str, account: str) -> None:
-    """Count an attempt to sign in, before the password is looked at. Raises TooManyRequests over the budget of the
-    address or of the account, known or not. What succeeds is given back by `login_succeeded`, so that only failures
-    count, and yet many at once can't slip through."""
+    """Count an attempt to sign in, before the password is looked at. Raises TooManyRequests over the budget
+    of the address or of the account, known or not. What succeeds is given back by `login_succeeded`, so that
+    only failures count, and yet many at once can't slip through."""
     _judge_login("address", address, LOGINS_PER_ADDRESS)
     _judge_login("account", _account(account), LOGINS_PER_ACCOUNT)
 
@@ -89,7 +89,7 @@ def check_enrollment(environment_id: uuid.UUID) -> None:
 
 
 def check_bad_enrollment(address: str, environment_id: uuid.UUID) -> None:
-    """Count an enrollment with a bad token, against the address and the environment together: strangers elsewhere lock
-    nobody out. Raises TooManyRequests when there were too many."""
+    """Count an enrollment with a bad token, against the address and the environment together: strangers
+    elsewhere lock nobody out. Raises TooManyRequests when there were too many."""
     usage = _usage("enroll.bad", f"{address} {environment_id}", count_this=True)
     _refuse_over(BAD_TOKENS_PER_ADDRESS_AND_ENVIRONMENT, usage, "refused enrollment tokens from this address")

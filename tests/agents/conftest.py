@@ -84,7 +84,9 @@ class EnrolledAgent(Caller):
         super().__init__(key)
         self.id = agent_id
 
-    def raw(self, method: str, path: str, body: bytes, content_type: str = "application/json", **extra: str) -> Any:
+    def raw(
+        self, method: str, path: str, body: bytes, content_type: str = "application/json", **extra: str
+    ) -> Any:
         return super().raw(method, f"/api/v1/agents/{self.id}/{path}", body, content_type, **extra)
 
     def heartbeat_body(self) -> dict[str, Any]:
@@ -259,7 +261,10 @@ class World:
             f"settings.DATABASES['default']['NAME'] = {name!r}\n"
             "django.setup()\n"
         )
-        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "byteor.settings")}
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "byteor.settings"),
+        }
         done = subprocess.run(
             [sys.executable, "-c", prelude + code],
             env=environment,

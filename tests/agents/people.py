@@ -5,25 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from apps.access import services as access
-from apps.access.models import User
+from apps.access.models import Membership, MemberStatus, User
 from apps.access.principals import person_principal
 from apps.access.roles import Role
 from apps.core.actors import SYSTEM_ACTOR as SYSTEM
 from apps.tenancy import services as tenancy
 from apps.tenancy.models import Organization
-from apps.tenancy.scope import Scope
 
 __all__ = ["SYSTEM", "make_world_tree"]
 
-PASSWORD = "correct horse battery staple"
-
 
 def _person(name: str, organization: Organization, role: Role) -> tuple[User, str]:
-    made = access.create_person_with_password(
-        actor=SYSTEM, email=f"{name}@example.com", scope=Scope(organization), role=role, password=PASSWORD
+    user = User.objects.create_user(f"{name}@example.com", None)
+    Membership.objects.create(
+        organization=organization, user=user, email=user.email, role=role, status=MemberStatus.ACTIVE
     )
-    token = access.create_token(actor=person_principal(made.user), name="test")
-    return made.user, token.text.reveal()
+    return user, access.create_token(actor=person_principal(user), name="test").text.reveal()
 
 
 def make_world_tree() -> dict[str, Any]:

@@ -38,7 +38,9 @@ def test_a_token_lives_an_hour_unless_said_and_at_most_seven_days(world: World) 
     made = world.bob.post(f"{world.env}/enrollment-tokens", {}).json()
     expires = dt.datetime.fromisoformat(made["expires_at"])
     assert dt.timedelta(minutes=59) < expires - clock.now() <= dt.timedelta(hours=1)
-    assert world.bob.post(f"{world.env}/enrollment-tokens", {"expires_in_seconds": 7 * 86400}).status_code == 201
+    assert (
+        world.bob.post(f"{world.env}/enrollment-tokens", {"expires_in_seconds": 7 * 86400}).status_code == 201
+    )
     for seconds in (0, -1, 7 * 86400 + 1, "60", 1.5, True, None):
         refused = world.bob.post(f"{world.env}/enrollment-tokens", {"expires_in_seconds": seconds})
         assert refused.status_code == 400, seconds
@@ -95,9 +97,17 @@ def test_a_host_enrolls_and_gets_everything_it_needs(world: World) -> None:
     assert answer.status_code == 201
     body = answer.json()
     assert body["api_key"].startswith("byt_agt_")
-    assert body["environment_id"] in world.env and body["project_id"] in world.env and body["org_id"] in world.env
+    assert (
+        body["environment_id"] in world.env
+        and body["project_id"] in world.env
+        and body["org_id"] in world.env
+    )
     assert body["posture"] == "dev" and body["heartbeat_seconds"] == 10
-    assert body["signing_keys"]["version"] >= 1 and body["signing_keys"]["keys"] and body["signing_keys"]["envelopes"]
+    assert (
+        body["signing_keys"]["version"] >= 1
+        and body["signing_keys"]["keys"]
+        and body["signing_keys"]["envelopes"]
+    )
     shown = world.vera.get(f"{world.env}/agents/{body['agent_id']}").json()
     assert shown["name"] == "web-1"
     assert shown["labels"] == {"zone": "a"} and shown["reported_labels"] == {"zone": "z"}
@@ -111,7 +121,13 @@ def test_a_derived_name_is_made_unique_and_a_given_one_must_be_free(world: World
     holder = world.holder(world.token(max_uses=10))
     names = [
         holder.post(f"{world.env}/agents", body).json()["name"]
-        for body in ({"hostname": "db.local"}, {"hostname": "db.local"}, {"hostname": "db"}, {}, {"hostname": "ÄÖ"})
+        for body in (
+            {"hostname": "db.local"},
+            {"hostname": "db.local"},
+            {"hostname": "db"},
+            {},
+            {"hostname": "ÄÖ"},
+        )
     ]
     assert names == ["db", "db-2", "db-3", "agent", "agent-2"]
     taken = holder.post(f"{world.env}/agents", {"name": "db"})
@@ -196,7 +212,9 @@ def test_an_enrollment_of_a_wrong_shape_uses_nothing(world: World, body: Any) ->
     assert EnrollmentToken.objects.get().uses == 0
 
 
-@pytest.mark.parametrize("raw", [b'{"name": "a\\u0000"}', b"{", b'{"name":"a","name":"b"}', b"\xff", b"[" * 100])
+@pytest.mark.parametrize(
+    "raw", [b'{"name": "a\\u0000"}', b"{", b'{"name":"a","name":"b"}', b"\xff", b"[" * 100]
+)
 def test_a_malformed_enrollment_is_400(world: World, raw: bytes) -> None:
     assert world.holder(world.token()).raw("POST", f"{world.env}/agents", raw).status_code == 400
 

@@ -71,7 +71,9 @@ class TestPatch:
     def test_changes_what_is_named_and_merges_labels(self, world: World) -> None:
         agent = world.enroll(labels={"zone": "a", "tier": "web"})
         where = f"{world.env}/agents/{agent.id}"
-        answer = world.bob.patch(where, {"name": "renamed", "labels": {"zone": "b", "tier": None, "rack": "7"}})
+        answer = world.bob.patch(
+            where, {"name": "renamed", "labels": {"zone": "b", "tier": None, "rack": "7"}}
+        )
         assert answer.status_code == 200
         assert answer.json()["name"] == "renamed"
         assert answer.json()["labels"] == {"zone": "b", "rack": "7"}
@@ -120,7 +122,9 @@ class TestPatch:
         assert world.bob.patch(where, {"labels": {f"a{i}": "x" for i in range(40)}}).status_code == 200
         assert world.bob.patch(where, {"labels": {f"b{i}": "x" for i in range(40)}}).status_code == 400
 
-    def test_a_lost_edit_is_refused_but_a_heartbeat_in_between_is_none(self, world: World, source: FakeSource) -> None:
+    def test_a_lost_edit_is_refused_but_a_heartbeat_in_between_is_none(
+        self, world: World, source: FakeSource
+    ) -> None:
         agent = world.enroll()
         where = f"{world.env}/agents/{agent.id}"
         read = world.bob.get(where)
@@ -136,7 +140,9 @@ class TestPatch:
 class TestRevokingAndRemoving:
     """An end at once; a target in flight only by force."""
 
-    def test_a_removed_agent_is_gone_with_its_key_and_its_name_is_free(self, world: World, source: FakeSource) -> None:
+    def test_a_removed_agent_is_gone_with_its_key_and_its_name_is_free(
+        self, world: World, source: FakeSource
+    ) -> None:
         agent = world.enroll(name="web")
         where = f"{world.env}/agents/{agent.id}"
         assert world.bob.delete(where).status_code == 204
@@ -147,11 +153,15 @@ class TestRevokingAndRemoving:
         assert world.enroll(name="web").id != agent.id
         assert AuditEvent.objects.filter(action="agent.removed").count() == 1
 
-    def test_a_revoked_agent_stays_on_the_list_but_is_deployed_to_no_more(self, world: World, source: FakeSource) -> None:
+    def test_a_revoked_agent_stays_on_the_list_but_is_deployed_to_no_more(
+        self, world: World, source: FakeSource
+    ) -> None:
         agent = world.enroll()
         where = f"{world.env}/agents/{agent.id}"
         answer = world.bob.post(f"{where}/revoke-key", {})
-        assert answer.status_code == 200 and answer.json()["revoked_at"] and answer.json()["status"] == "offline"
+        assert (
+            answer.status_code == 200 and answer.json()["revoked_at"] and answer.json()["status"] == "offline"
+        )
         refused = agent.beat()
         assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
         assert world.bob.post(f"{where}/revoke-key", {}).json() == answer.json()

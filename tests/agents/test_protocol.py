@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from apps.signing import services as signing
 
 from apps.agents import services
 from apps.agents.models import Agent, AgentKey
@@ -18,7 +19,6 @@ from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.core.errors import Conflict
 from apps.runtime import trust
-from apps.signing import services as signing
 from apps.tenancy import services as tenancy
 from apps.tenancy.selectors import scope_of
 
@@ -71,19 +71,27 @@ class TestHeartbeat:
         assert source.heartbeats[-1][1] is True
         agent.beat(health={"ok": False, "detail": "adapter is down"})
         shown = world.vera.get(f"{world.env}/agents/{agent.id}").json()
-        assert shown["running"] is None and shown["healthy"] is False and shown["health_detail"] == "adapter is down"
+        assert (
+            shown["running"] is None
+            and shown["healthy"] is False
+            and shown["health_detail"] == "adapter is down"
+        )
         assert source.heartbeats[-1][1] is False
 
     def test_names_the_bundle_under_the_callers_own_prefix(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         source.wanted = activate()
         for prefix in ("/api/v1", "/v1"):
-            answer = world.holder(agent.token).post(f"{prefix}/agents/{agent.id}/heartbeat", agent.heartbeat_body())
+            answer = world.holder(agent.token).post(
+                f"{prefix}/agents/{agent.id}/heartbeat", agent.heartbeat_body()
+            )
             assert answer.json()["url"] == (
                 f"{prefix}/agents/{agent.id}/deployments/{source.wanted.deployment_id}/bundle"
             )
         directive = opened(world, agent, answer.json())
-        assert directive.directive == "activate" and directive.bundle_sha256 == SHA and directive.sequence == 5
+        assert (
+            directive.directive == "activate" and directive.bundle_sha256 == SHA and directive.sequence == 5
+        )
         assert directive.expires_at - directive.issued_at == 600_000
 
     def test_numbers_a_directive_anew_only_when_it_changes(self, world: World, source: FakeSource) -> None:
@@ -101,7 +109,9 @@ class TestHeartbeat:
         source.wanted = Desired("stop", None, source.wanted.deployment_id)
         third = seq()
         assert third > second
-        Agent.objects.update(directive_seq=third + 10**9)  # a clock that went back must not bring the number back
+        Agent.objects.update(
+            directive_seq=third + 10**9
+        )  # a clock that went back must not bring the number back
         source.wanted = activate()
         assert seq() == third + 10**9 + 1
 
@@ -146,22 +156,32 @@ class TestHeartbeat:
         assert agent.post("heartbeat", body).json()["errors"][0]["pointer"] == f"/{missing}"
 
     @pytest.mark.parametrize(
-        "raw", [b"", b"null", b"[]", b'{"status": "\\u0000"}', b'{"metrics": {"x": 1e999}}', b"\xff\xfe", b'"x"']
+        "raw",
+        [b"", b"null", b"[]", b'{"status": "\\u0000"}', b'{"metrics": {"x": 1e999}}', b"\xff\xfe", b'"x"'],
     )
     def test_that_is_no_proper_json_object_is_400(self, world: World, source: FakeSource, raw: bytes) -> None:
         agent = world.enroll()
-        assert world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code == 400
+        assert (
+            world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code
+            == 400
+        )
 
     def test_with_a_number_beyond_all_bounds_is_400(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         raw = b'{"status": "ok", "version": "1", "key_set_version": 1, "metrics": {"x": 1e999}}'
-        assert world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code == 400
+        assert (
+            world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code
+            == 400
+        )
 
     def test_that_is_huge_is_413_and_without_a_length_411(self, world: World) -> None:
         agent = world.enroll()
         where = f"/api/v1/agents/{agent.id}/heartbeat"
         assert world.holder(agent.token).raw("POST", where, b" " * (4 * 1024 * 1024 + 1)).status_code == 413
-        assert world.holder(agent.token).raw("POST", where, b"{}", HTTP_TRANSFER_ENCODING="chunked").status_code == 411
+        assert (
+            world.holder(agent.token).raw("POST", where, b"{}", HTTP_TRANSFER_ENCODING="chunked").status_code
+            == 411
+        )
 
     def test_silence_makes_it_late_then_offline(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
@@ -216,7 +236,9 @@ class TestTheKey:
             answer = world.holder(agent.token).get(path)
             assert (answer.status_code, answer.json()["code"]) == (401, "wrong_credential")
 
-    def test_it_ends_at_once_with_its_environment_project_or_organization(self, world: World, source: FakeSource) -> None:
+    def test_it_ends_at_once_with_its_environment_project_or_organization(
+        self, world: World, source: FakeSource
+    ) -> None:
         agent = world.enroll()
         assert agent.beat().status_code == 200
         tenancy.delete_node(actor=SYSTEM, scope=scope_of(world.environment.project), force=True)
@@ -242,7 +264,9 @@ class TestTheKey:
 class TestRotation:
     """A new key, with the old one's overlap from the new one's first use."""
 
-    def test_both_work_until_ten_minutes_after_the_new_ones_first_use(self, world: World, source: FakeSource) -> None:
+    def test_both_work_until_ten_minutes_after_the_new_ones_first_use(
+        self, world: World, source: FakeSource
+    ) -> None:
         agent = world.enroll()
         agent.beat()
         answer = agent.post("rotate-key", {})
@@ -261,7 +285,9 @@ class TestRotation:
             assert fresh.beat().status_code == 200
         assert AuditEvent.objects.filter(action="agent.key_rotated").count() == 1
 
-    def test_asking_again_before_using_it_replaces_the_unused_one(self, world: World, source: FakeSource) -> None:
+    def test_asking_again_before_using_it_replaces_the_unused_one(
+        self, world: World, source: FakeSource
+    ) -> None:
         agent = world.enroll()
         lost = agent.post("rotate-key", {}).json()["api_key"]
         kept = agent.post("rotate-key", {}).json()["api_key"]
@@ -289,7 +315,11 @@ class TestReports:
         assert answer.status_code == 200
         who, what, report = source.reports[-1]
         assert str(who) == agent.id and what == deployment
-        assert report.status == "activated" and report.log_tail == full["log_tail"] and report.tuning == full["tuning"]
+        assert (
+            report.status == "activated"
+            and report.log_tail == full["log_tail"]
+            and report.tuning == full["tuning"]
+        )
         assert world.vera.get(f"{world.env}/agents/{agent.id}").json()["running"]["bundle_sha256"] == SHA
         assert agent.post(f"deployments/{deployment}/status", full).status_code == 200
 
@@ -363,7 +393,9 @@ class TestSigningKeys:
 class TestWaitingPoll:
     """GET deployment?wait=N&after=SEQ."""
 
-    def test_answers_at_once_what_is_new_and_204_what_is_known(self, world: World, source: FakeSource) -> None:
+    def test_answers_at_once_what_is_new_and_204_what_is_known(
+        self, world: World, source: FakeSource
+    ) -> None:
         agent = world.enroll()
         first = agent.get("deployment")
         assert first.status_code == 200
@@ -375,7 +407,9 @@ class TestWaitingPoll:
         assert waited.status_code == 204 and 0.9 < time.monotonic() - start < 3
         assert not waited.content
 
-    @pytest.mark.parametrize("query", ["wait=31", "wait=x", "wait=-1", "wait=1.5", "after=x", "after=-1", "until=3", "wait="])
+    @pytest.mark.parametrize(
+        "query", ["wait=31", "wait=x", "wait=-1", "wait=1.5", "after=x", "after=-1", "until=3", "wait="]
+    )
     def test_with_a_bad_parameter_is_400(self, world: World, source: FakeSource, query: str) -> None:
         assert world.enroll().get(f"deployment?{query}").status_code == 400
 
@@ -504,7 +538,9 @@ class TestWaitingPoll:
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_two_heartbeats_at_once_agree_on_the_number_of_a_new_directive(world: World, source: FakeSource) -> None:
+def test_two_heartbeats_at_once_agree_on_the_number_of_a_new_directive(
+    world: World, source: FakeSource
+) -> None:
     agent = world.enroll()
     agent.beat()
     source.wanted = activate()

@@ -79,7 +79,9 @@ def test_many_at_once_get_no_more_than_the_budget() -> None:
     def attempt() -> None:
         gate.wait()
         for _ in range(4):
-            passed.append(not refused(lambda: services.check_login(address="10.0.0.9", account="x@example.com")))
+            passed.append(
+                not refused(lambda: services.check_login(address="10.0.0.9", account="x@example.com"))
+            )
 
     threads = [threading.Thread(target=attempt) for _ in range(16)]
     for thread in threads:

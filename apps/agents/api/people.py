@@ -1,5 +1,7 @@
-"""What people do: enrollment tokens, the list of agents, labels, revoking, removing. POST on the list is the door by which
-a host comes in, with an enrollment token alone."""
+"""What people do: enrollment tokens, the list of agents, labels, revoking, removing.
+
+POST on the list is the door by which a host comes in, with an enrollment token alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import datetime as dt
 import hashlib
 import json
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -15,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from apps.access.api import ScopedView
+from apps.access.api.base import ScopedView, no_content
 from apps.access.roles import Permission
 from apps.agents import selectors, services
 from apps.agents.api.serializers import AgentPatchIn, EmptyIn, EnrollIn, EnrollmentTokenIn, merged_labels
@@ -23,8 +26,6 @@ from apps.agents.authentication import authenticate_enrollment, enrollment_princ
 from apps.agents.models import Agent, EnrollmentToken, Liveness
 from apps.core import clock, context
 from apps.core.api import (
-    MergePatchParser,
-    StrictJSONParser,
     check_if_match,
     keyset_page,
     rfc3339,
@@ -71,7 +72,7 @@ def token_body(token: EnrollmentToken) -> dict[str, object]:
     return {
         "id": str(token.pk),
         "name": token.name,
-        "prefix": token.prefix,
+        "prefix": token.public_id,
         "scope": "agent:enroll",
         "labels": token.labels,
         "max_uses": token.max_uses,
@@ -104,8 +105,10 @@ def forced(request: Request) -> bool:
 class EnrollmentTokensView(ScopedView):
     """The environment's enrollment tokens."""
 
-    level = "environment"
-    permissions = {"GET": Permission.VIEW_ENVIRONMENT, "POST": Permission.OPERATE_ENVIRONMENT}
+    permissions: ClassVar[Mapping[str, Permission]] = {
+        "GET": Permission.VIEW_ENVIRONMENT,
+        "POST": Permission.OPERATE_ENVIRONMENT,
+    }
 
     def get(self, request: Request, **_path: uuid.UUID) -> Response:
         rows = selectors.enrollment_tokens(self.scope)
@@ -121,28 +124,34 @@ class EnrollmentTokensView(ScopedView):
             expires_in=dt.timedelta(seconds=given["expires_in_seconds"]),
             labels=given["labels"],
         )
-        return Response({**token_body(token), "token": text.reveal()}, status=201, headers={"Cache-Control": "no-store"})
+        return Response(
+            {**token_body(token), "token": text.reveal()}, status=201, headers={"Cache-Control": "no-store"}
+        )
 
 
 class EnrollmentTokenView(ScopedView):
     """One enrollment token."""
 
-    level = "environment"
-    permissions = {"GET": Permission.VIEW_ENVIRONMENT, "DELETE": Permission.OPERATE_ENVIRONMENT}
+    permissions: ClassVar[Mapping[str, Permission]] = {
+        "GET": Permission.VIEW_ENVIRONMENT,
+        "DELETE": Permission.OPERATE_ENVIRONMENT,
+    }
 
     def get(self, request: Request, token_id: uuid.UUID, **_path: uuid.UUID) -> Response:
         return Response(token_body(selectors.get_enrollment_token(self.scope, token_id)))
 
     def delete(self, request: Request, token_id: uuid.UUID, **_path: uuid.UUID) -> Response:
         services.delete_enrollment_token(actor=self.principal, scope=self.scope, token_id=token_id)
-        return Response(status=204)
+        return no_content()
 
 
 class AgentsView(ScopedView):
     """GET: the environment's agents, for people. POST: enrollment, for hosts."""
 
-    level = "environment"
-    permissions = {"GET": Permission.VIEW_ENVIRONMENT, "POST": Permission.OPERATE_ENVIRONMENT}
+    permissions: ClassVar[Mapping[str, Permission]] = {
+        "GET": Permission.VIEW_ENVIRONMENT,
+        "POST": Permission.OPERATE_ENVIRONMENT,
+    }
 
     token: EnrollmentToken
     idempotency_key: str | None
@@ -213,9 +222,7 @@ class AgentsView(ScopedView):
 class AgentDetailView(ScopedView):
     """One agent."""
 
-    level = "environment"
-    parser_classes = (StrictJSONParser, MergePatchParser)
-    permissions = {
+    permissions: ClassVar[Mapping[str, Permission]] = {
         "GET": Permission.VIEW_ENVIRONMENT,
         "PATCH": Permission.OPERATE_ENVIRONMENT,
         "DELETE": Permission.OPERATE_ENVIRONMENT,
@@ -250,14 +257,13 @@ class AgentDetailView(ScopedView):
             force=forced(request),
             guard=lambda row: check_if_match(request, row.rev),
         )
-        return Response(status=204)
+        return no_content()
 
 
 class RevokeKeyView(ScopedView):
     """End an agent's keys."""
 
-    level = "environment"
-    permissions = {"POST": Permission.OPERATE_ENVIRONMENT}
+    permissions: ClassVar[Mapping[str, Permission]] = {"POST": Permission.OPERATE_ENVIRONMENT}
 
     def post(self, request: Request, agent_id: uuid.UUID, **_path: uuid.UUID) -> Response:
         selectors.get_agent(self.scope, agent_id)

@@ -94,7 +94,7 @@ class LabelPatch(JSONObject):
 
 
 def merged_labels(labels: Mapping[str, str], patch: Mapping[str, str | None] | None) -> dict[str, str]:
-    """`labels` after a merge patch; None, or what it removes, goes away. ValidationError when there are too many then."""
+    """`labels` after a merge patch, None removing all. ValidationError when there are too many then."""
     if patch is None:
         return {}
     after = {key: value for key, value in {**labels, **patch}.items() if value is not None}
@@ -166,7 +166,9 @@ class ReportIn(StrictSerializer):
 
     status = Choice(choices=["fetched", "verified", "activated", "failed", "rolled_back", "stopped"])
     bundle_sha256 = Sha256(required=False, allow_null=True, default=None)
-    sequence = WholeNumber(min_value=0, max_value=MAX_EXACT_INT, required=False, allow_null=True, default=None)
+    sequence = WholeNumber(
+        min_value=0, max_value=MAX_EXACT_INT, required=False, allow_null=True, default=None
+    )
     reason = BoundedText(max_bytes=4096, required=False, allow_null=True, default="")
     tuning = BoundedObject(max_bytes=16 * 1024, required=False, allow_null=True, default=dict)
     log_tail = BoundedText(max_bytes=MAX_LOG_TAIL_BYTES, required=False, allow_null=True, default="")

@@ -43,10 +43,11 @@ class NumberedDirective:
 
 
 def number_directive(agent: Agent) -> NumberedDirective:
-    """What `agent` shall do now, with its number: `max(last + 1, Unix ms)` when it changed, else the one it had.
+    """What `agent` shall do now, with its number: `max(last + 1, Unix ms)` when it changed, else the one it
+    had.
 
-    Two at once agree: the number is moved by a guarded UPDATE, and who loses it looks again. Call it outside of a
-    transaction. NotFound when the agent is gone.
+    Two at once agree: the number is moved by a guarded UPDATE, and who loses it looks again. Call it outside
+    of a transaction. NotFound when the agent is gone.
     """
     while True:
         row = Agent.objects.filter(pk=agent.pk).values("directive_seq", "directive_content").first()

@@ -38,7 +38,9 @@ class Enrollment:
 
 def _out_of_range(name: str, detail: str) -> BadRequest:
     return BadRequest(
-        "The input is not valid.", code="invalid_input", errors=[FieldError(f"/{name}", "out_of_range", detail)]
+        "The input is not valid.",
+        code="invalid_input",
+        errors=[FieldError(f"/{name}", "out_of_range", detail)],
     )
 
 
@@ -51,9 +53,11 @@ def create_enrollment_token(
     expires_in: dt.timedelta = DEFAULT_LIFETIME,
     labels: Mapping[str, str] | None = None,
 ) -> tuple[EnrollmentToken, Secret]:
-    """A token that lets `max_uses` agents into the scope's environment, and its text, which is shown only here.
+    """A token that lets `max_uses` agents into the scope's environment, and its text, which is shown only
+    here.
 
-    It lives an hour unless said, at most seven days (BadRequest beyond). NotFound when the environment is gone.
+    It lives an hour unless said, at most seven days (BadRequest beyond). NotFound when the environment is
+    gone.
     """
     if not dt.timedelta(seconds=1) <= expires_in <= LONGEST_LIFETIME:
         raise _out_of_range("expires_in_seconds", "From 1 second to 7 days.")
@@ -67,7 +71,6 @@ def create_enrollment_token(
             name=name,
             sha256=minted.sha256,
             public_id=minted.public_id,
-            prefix=minted.prefix,
             max_uses=max_uses,
             labels=dict(labels or {}),
             expires_at=clock.now() + expires_in,
@@ -143,10 +146,11 @@ def _refusal(token: EnrollmentToken | None, now: dt.datetime) -> Unauthenticated
 
 
 def usable_token(sha256: str, *, idempotency_key: str | None) -> EnrollmentToken:
-    """The token with this digest, if enrolling with it could work now (a repeat of the same request counts as that).
+    """The token with this digest, if enrolling with it could work now (a repeat of the same request counts
+    as that).
 
-    Raises Unauthenticated: `invalid_token` when unknown, taken back, or of an environment that is gone; `token_used`;
-    `token_expired`.
+    Raises Unauthenticated: `invalid_token` when unknown, taken back, or of an environment that is gone;
+    `token_used`; `token_expired`.
     """
     now = clock.now()
     token = (
@@ -174,9 +178,9 @@ def enroll(
 ) -> Enrollment:
     """Let a host in: exactly `max_uses` times, however many ask at once.
 
-    The same request (token and Idempotency-Key) repeated within ten minutes and before the first heartbeat answers the
-    same agent with a fresh key. Raises Unauthenticated `token_used`, `token_expired` or `invalid_token`, and Conflict
-    `name_taken` for a given name that another agent here has.
+    The same request (token and Idempotency-Key) repeated within ten minutes and before the first heartbeat
+    answers the same agent with a fresh key. Raises Unauthenticated `token_used`, `token_expired` or
+    `invalid_token`, and Conflict `name_taken` for a given name that another agent here has.
     """
     request = request_digest(idempotency_key)
     with transaction.atomic():
@@ -196,7 +200,9 @@ def enroll(
                 raise _refusal(current, now) or Unauthenticated()
             taken = Agent.objects.filter(environment=environment)
             if name is not None and taken.filter(name=name).exists():
-                raise Conflict(f"An agent named '{name}' is here already. Delete it first.", code="name_taken")
+                raise Conflict(
+                    f"An agent named '{name}' is here already. Delete it first.", code="name_taken"
+                )
             agent = Agent.objects.create(
                 environment=environment,
                 name=name if name is not None else _free_name(taken, hostname),
@@ -221,7 +227,10 @@ def enroll(
 
 def _free_name(taken: models.QuerySet[Agent], hostname: str) -> str:
     """A name from the host's first label, with a number behind it when another agent has it."""
-    base = re.sub(r"[^a-z0-9-]+", "-", hostname.split(".", 1)[0].lower()).strip("-")[: NAME_LENGTH - 8] or "agent"
+    base = (
+        re.sub(r"[^a-z0-9-]+", "-", hostname.split(".", 1)[0].lower()).strip("-")[: NAME_LENGTH - 8]
+        or "agent"
+    )
     names = set(taken.filter(name__startswith=base).values_list("name", flat=True))
     if base not in names:
         return base

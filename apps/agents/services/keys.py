@@ -33,14 +33,15 @@ def end_keys(agent: Agent, now: dt.datetime) -> None:
 
 
 def note_key_use(key: AgentKey) -> None:
-    """Note that `key` was used: at most one write a minute. Its first use starts the overlap of the ones before it."""
+    """Note that `key` was used, at most once a minute. Its first use starts the overlap of those before
+    it."""
     now = clock.now()
     if key.first_used_at is None:
         with transaction.atomic():
             lock_row(Agent.objects.filter(pk=key.agent_id))
-            first = AgentKey.objects.filter(pk=key.pk, first_used_at__isnull=True, revoked_at__isnull=True).update(
-                first_used_at=now, last_used_at=now
-            )
+            first = AgentKey.objects.filter(
+                pk=key.pk, first_used_at__isnull=True, revoked_at__isnull=True
+            ).update(first_used_at=now, last_used_at=now)
             if first:
                 AgentKey.objects.filter(
                     agent_id=key.agent_id, revoked_at__isnull=True, expires_at__isnull=True
@@ -55,8 +56,8 @@ def note_key_use(key: AgentKey) -> None:
 def rotate_key(*, actor: Principal, agent: Agent, key: AgentKey) -> Secret:
     """A new key for `agent`; the one that asked works on until ten minutes after the new one is first used.
 
-    A new key that was never used is replaced by asking again. Conflict `key_replaced` when the one that asks was
-    itself replaced already: only the newest key may make another.
+    A new key that was never used is replaced by asking again. Conflict `key_replaced` when the one that asks
+    was itself replaced already: only the newest key may make another.
     """
     with transaction.atomic():
         locked = lock_row(Agent.objects.filter(pk=agent.pk, revoked_at__isnull=True))

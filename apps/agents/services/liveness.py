@@ -34,7 +34,8 @@ class Heartbeat:
 def record_heartbeat(*, agent: Agent, heartbeat: Heartbeat) -> None:
     """Note that `agent` lives and what it says, in one write, then let the room above see it.
 
-    Call it outside of a transaction: the room above locks the environment first, and the agent's row comes after it.
+    Call it outside of a transaction: the room above locks the environment first, and the agent's row comes
+    after it.
     """
     running = heartbeat.running
     Agent.objects.filter(pk=agent.pk, revoked_at__isnull=True).update(
@@ -53,7 +54,11 @@ def record_heartbeat(*, agent: Agent, heartbeat: Heartbeat) -> None:
 
 
 def set_running(
-    agent: Agent, *, deployment_id: uuid.UUID | None, bundle_sha256: str | None = None, sequence: int | None = None
+    agent: Agent,
+    *,
+    deployment_id: uuid.UUID | None,
+    bundle_sha256: str | None = None,
+    sequence: int | None = None,
 ) -> None:
     """What `agent` has just reported to run (None: nothing), in the caller's transaction."""
     running = deployment_id is not None

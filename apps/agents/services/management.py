@@ -43,10 +43,12 @@ def update_agent(
     relabel: Relabel | None = None,
     guard: Guard | None = None,
 ) -> Agent:
-    """Rename an agent or change the labels that select it; None leaves as it is. Deployments made before keep their targets.
+    """Rename an agent or change the labels that select it; None leaves as it is.
 
-    `relabel` is given the present labels and answers the wanted ones (it may refuse); `guard` sees the locked row and
-    may refuse (If-Match). Raises NotFound, Conflict `name_taken`.
+    Deployments made before keep their targets.
+
+    `relabel` is given the present labels and answers the wanted ones (it may refuse); `guard` sees the
+    locked row and may refuse (If-Match). Raises NotFound, Conflict `name_taken`.
     """
     with transaction.atomic():
         lock_environment(scope.here.pk)
@@ -80,7 +82,8 @@ def update_agent(
 
 
 def _settle(actor: Principal, agent: Agent, force: bool) -> bool:
-    """Let the room above settle what is in flight on `agent`; Conflict `agent_in_flight` unless forced or idle."""
+    """Let the room above settle what is in flight on `agent`; Conflict `agent_in_flight` unless forced or
+    idle."""
     source = desired_source()
     blockers = source.removal_blockers(agent)
     if blockers and not force:
@@ -119,7 +122,8 @@ def remove_agent(
 
 
 def revoke_agent_key(*, actor: Principal, scope: Scope, agent_id: uuid.UUID, force: bool = False) -> Agent:
-    """End every key of an agent at once and for good: the host must be enrolled anew. A repeat changes nothing.
+    """End every key of an agent at once and for good: the host must be enrolled anew. A repeat changes
+    nothing.
 
     Raises NotFound; Conflict `agent_in_flight` (with `blockers`) unless `force`.
     """
