@@ -46,8 +46,7 @@ def _note_principal(principal: Principal) -> None:
 
 
 def working_keys() -> QuerySet[AgentKey]:
-    """Keys that were not revoked, of agents and environments that are there. Their expiry is not looked
-    at."""
+    """Keys that were not revoked, of agents and environments that are there. Their expiry is not looked at."""
     return AgentKey.objects.filter(
         revoked_at__isnull=True, agent__revoked_at__isnull=True, agent__environment__deleted_at__isnull=True
     )
@@ -66,10 +65,7 @@ def authenticate_agent(request: Request) -> AgentKey:
     """
     parsed = bearer_of_family(request, "agt")
     key = (
-        working_keys()
-        .select_related("agent__environment__project__organization")
-        .filter(sha256=parsed.sha256)
-        .first()
+        working_keys().select_related("agent__environment__project__organization").filter(sha256=parsed.sha256).first()
     )
     if key is None:
         raise Unauthenticated("This key is not known.")

@@ -19,8 +19,7 @@ NAME_LENGTH = 100
 
 
 class Liveness(models.TextChoices):
-    """What an agent's silence says: `late` after two missed heartbeats, `offline` after five or before the
-    first."""
+    """What an agent's silence says: `late` after two missed heartbeats, `offline` after five or before the first."""
 
     ONLINE = "online"
     LATE = "late"
@@ -103,9 +102,7 @@ class Agent(TreeModel, Mutable):
     `highest_assigned_sequence` the highest bundle sequence ever assigned to it.
     """
 
-    environment = models.ForeignKey(
-        Environment, on_delete=models.CASCADE, related_name="agents", db_index=False
-    )
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="agents", db_index=False)
     name = models.CharField(max_length=NAME_LENGTH)
     labels = models.JSONField(default=dict, blank=True)
     reported_labels = models.JSONField(default=dict, blank=True, editable=False)

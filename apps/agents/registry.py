@@ -38,8 +38,7 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """A status report, its shape checked: status is fetched, verified, activated, failed, rolled_back or
-    stopped."""
+    """A status report, its shape checked: status is fetched, verified, activated, failed, rolled_back or stopped."""
 
     status: str
     bundle_sha256: str | None = None
@@ -74,16 +73,13 @@ class DesiredSource(Protocol):
         """What `agent` shall run now. Reads only; called in no transaction."""
 
     def report(self, *, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) -> None:
-        """Take a report in one transaction of its own (environment locked first), `services.set_running`
-        inside it.
+        """Take a report in one transaction of its own (environment locked first), `services.set_running` inside it.
 
-        A repeat changes nothing. Conflict for what is no longer wanted, NotFound when `agent` is not a
-        target.
+        A repeat changes nothing. Conflict for what is no longer wanted, NotFound when `agent` is not a target.
         """
 
     def bundle_for(self, agent: Agent, deployment_id: uuid.UUID) -> BundleDownload:
-        """The archive of a deployment. NotFound unless `agent` is a target of it and it was handed out to
-        it."""
+        """The archive of a deployment. NotFound unless `agent` is a target of it and it was handed out to it."""
 
     def removal_blockers(self, agent: Agent) -> list[str]:
         """What is in flight on `agent`, in words; empty when it can go."""

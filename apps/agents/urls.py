@@ -28,8 +28,6 @@ urlpatterns = [
         protocol.BundleView.as_view(),
         name="agent-deployment-bundle",
     ),
-    path(
-        "agents/<uuid:agent_id>/signing-keys", protocol.SigningKeysView.as_view(), name="agent-signing-keys"
-    ),
+    path("agents/<uuid:agent_id>/signing-keys", protocol.SigningKeysView.as_view(), name="agent-signing-keys"),
     path("agents/<uuid:agent_id>/rotate-key", protocol.RotateKeyView.as_view(), name="agent-rotate-key"),
 ]

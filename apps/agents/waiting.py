@@ -47,8 +47,7 @@ slots = WaitSlots()
 
 def await_directive(key: AgentKey, after: int, seconds: float) -> NumberedDirective | None:
     """The key's agent's directive as soon as its number is above `after`; None when it is not within
-    `seconds` or the process is stopping. Raises Unauthenticated the moment the key ends. Holds no
-    transaction."""
+    `seconds` or the process is stopping. Raises Unauthenticated the moment the key ends. Holds no transaction."""
     deadline = time.monotonic() + seconds
     watch = _Watch(key, after)
     while not watch.settled():

@@ -123,11 +123,10 @@ class SqliteCache(BaseCache):
         return bool(self._run("DELETE FROM entries WHERE key = ? RETURNING 1", self._name(key, version)))
 
     def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        """Add `delta` to a live integer and answer the sum; ValueError when there is none. No count is
-        lost."""
+        """Add `delta` to a live integer and answer the sum; ValueError when there is none. No count is lost."""
         rows = self._run(
-            "UPDATE entries SET value = value + ? WHERE key = ? AND expires > ? AND typeof(value) = 'integer'
-            " "RETURNING value",
+            "UPDATE entries SET value = value + ? WHERE key = ? AND expires > ? AND typeof(value) = 'integer' "
+            "RETURNING value",
             delta,
             self._name(key, version),
             time.time(),
@@ -139,9 +138,7 @@ class SqliteCache(BaseCache):
     def has_key(self, key: str, version: int | None = None) -> bool:
         """Is there a live entry?"""
         return bool(
-            self._run(
-                "SELECT 1 FROM entries WHERE key = ? AND expires > ?", self._name(key, version), time.time()
-            )
+            self._run("SELECT 1 FROM entries WHERE key = ? AND expires > ?", self._name(key, version), time.time())
         )
 
     def clear(self) -> None:
@@ -150,8 +147,7 @@ class SqliteCache(BaseCache):
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is ready. Turning a new file to WAL does not wait its turn: so this
-    does."""
+    """A connection to a file that is ready. Turning a new file to WAL does not wait its turn: so this does."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)

@@ -47,9 +47,7 @@ def _usage(group: str, value: str, *, count_this: bool) -> Usage:
 
 def _refuse_over(budget: int, usage: Usage, what: str, forgiven: int = 0) -> None:
     if usage.count - forgiven > budget:
-        raise TooManyRequests(
-            f"Too many {what}. Try again in {usage.time_left} seconds.", retry_after=usage.time_left
-        )
+        raise TooManyRequests(f"Too many {what}. Try again in {usage.time_left} seconds.", retry_after=usage.time_left)
 
 
 def _account(account: str) -> str:

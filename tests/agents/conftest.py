@@ -39,9 +39,7 @@ class Caller:
         self.token = token or ""
         self._client = client or Client()
 
-    def raw(
-        self, method: str, path: str, body: bytes, content_type: str = "application/json", **extra: str
-    ) -> Any:
+    def raw(self, method: str, path: str, body: bytes, content_type: str = "application/json", **extra: str) -> Any:
         if self.token:
             extra["HTTP_AUTHORIZATION"] = f"Bearer {self.token}"
         return self._client.generic(method, path, body, content_type=content_type, **extra)
@@ -84,9 +82,7 @@ class EnrolledAgent(Caller):
         super().__init__(key)
         self.id = agent_id
 
-    def raw(
-        self, method: str, path: str, body: bytes, content_type: str = "application/json", **extra: str
-    ) -> Any:
+    def raw(self, method: str, path: str, body: bytes, content_type: str = "application/json", **extra: str) -> Any:
         return super().raw(method, f"/api/v1/agents/{self.id}/{path}", body, content_type, **extra)
 
     def heartbeat_body(self) -> dict[str, Any]:

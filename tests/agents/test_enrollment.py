@@ -25,11 +25,14 @@ def test_an_operator_makes_a_token_and_sees_its_text_once(world: World) -> None:
     assert made.status_code == 201
     body = made.json()
     assert body["token"].startswith("byt_enr_")
-    assert body["max_uses"] == 1 and body["uses"] == 0 and body["labels"] == {"zone": "a"}
+    assert body["max_uses"] == 1
+    assert body["uses"] == 0
+    assert body["labels"] == {"zone": "a"}
     listed = world.vera.get(f"{world.env}/enrollment-tokens").json()["results"]
     assert [item["id"] for item in listed] == [body["id"]]
     one = world.vera.get(f"{world.env}/enrollment-tokens/{body['id']}")
-    assert "token" not in listed[0] and "token" not in one.json()
+    assert "token" not in listed[0]
+    assert "token" not in one.json()
     assert body["token"] not in str(AuditEvent.objects.values_list("details", flat=True))
     assert EnrollmentToken.objects.get().sha256 not in body["token"]
 
@@ -38,9 +41,7 @@ def test_a_token_lives_an_hour_unless_said_and_at_most_seven_days(world: World) 
     made = world.bob.post(f"{world.env}/enrollment-tokens", {}).json()
     expires = dt.datetime.fromisoformat(made["expires_at"])
     assert dt.timedelta(minutes=59) < expires - clock.now() <= dt.timedelta(hours=1)
-    assert (
-        world.bob.post(f"{world.env}/enrollment-tokens", {"expires_in_seconds": 7 * 86400}).status_code == 201
-    )
+    assert world.bob.post(f"{world.env}/enrollment-tokens", {"expires_in_seconds": 7 * 86400}).status_code == 201
     for seconds in (0, -1, 7 * 86400 + 1, "60", 1.5, True, None):
         refused = world.bob.post(f"{world.env}/enrollment-tokens", {"expires_in_seconds": seconds})
         assert refused.status_code == 400, seconds
@@ -97,21 +98,21 @@ def test_a_host_enrolls_and_gets_everything_it_needs(world: World) -> None:
     assert answer.status_code == 201
     body = answer.json()
     assert body["api_key"].startswith("byt_agt_")
-    assert (
-        body["environment_id"] in world.env
-        and body["project_id"] in world.env
-        and body["org_id"] in world.env
-    )
-    assert body["posture"] == "dev" and body["heartbeat_seconds"] == 10
-    assert (
-        body["signing_keys"]["version"] >= 1
-        and body["signing_keys"]["keys"]
-        and body["signing_keys"]["envelopes"]
-    )
+    assert body["environment_id"] in world.env
+    assert body["project_id"] in world.env
+    assert body["org_id"] in world.env
+    assert body["posture"] == "dev"
+    assert body["heartbeat_seconds"] == 10
+    assert body["signing_keys"]["version"] >= 1
+    assert body["signing_keys"]["keys"]
+    assert body["signing_keys"]["envelopes"]
     shown = world.vera.get(f"{world.env}/agents/{body['agent_id']}").json()
     assert shown["name"] == "web-1"
-    assert shown["labels"] == {"zone": "a"} and shown["reported_labels"] == {"zone": "z"}
-    assert shown["status"] == "offline" and shown["running"] is None and shown["last_seen_at"] is None
+    assert shown["labels"] == {"zone": "a"}
+    assert shown["reported_labels"] == {"zone": "z"}
+    assert shown["status"] == "offline"
+    assert shown["running"] is None
+    assert shown["last_seen_at"] is None
     assert shown["version"] == "1.2.3"
     assert body["api_key"] not in str(shown)
     assert AuditEvent.objects.filter(action="agent.enrolled", target=f"agent:{body['agent_id']}").count() == 1
@@ -212,9 +213,7 @@ def test_an_enrollment_of_a_wrong_shape_uses_nothing(world: World, body: Any) ->
     assert EnrollmentToken.objects.get().uses == 0
 
 
-@pytest.mark.parametrize(
-    "raw", [b'{"name": "a\\u0000"}', b"{", b'{"name":"a","name":"b"}', b"\xff", b"[" * 100]
-)
+@pytest.mark.parametrize("raw", [b'{"name": "a\\u0000"}', b"{", b'{"name":"a","name":"b"}', b"\xff", b"[" * 100])
 def test_a_malformed_enrollment_is_400(world: World, raw: bytes) -> None:
     assert world.holder(world.token()).raw("POST", f"{world.env}/agents", raw).status_code == 400
 
@@ -234,7 +233,8 @@ class TestTheSameRequestAgain:
         assert again.status_code == 201
         assert again.json()["agent_id"] == first["agent_id"]
         assert again.json()["api_key"] != first["api_key"]
-        assert Agent.objects.count() == 1 and EnrollmentToken.objects.get().uses == 1
+        assert Agent.objects.count() == 1
+        assert EnrollmentToken.objects.get().uses == 1
         assert world.beat(first["agent_id"], first["api_key"]).status_code == 401
         assert world.beat(first["agent_id"], again.json()["api_key"]).status_code == 200
 
@@ -269,7 +269,8 @@ def test_more_than_twenty_bad_tokens_a_minute_are_429_and_lock_nobody_else_out(w
         codes = [stranger.post(f"{world.env}/agents", {}).status_code for _ in range(21)]
         refused = stranger.post(f"{world.env}/agents", {})
     assert codes == [401] * 20 + [429]
-    assert refused.json()["code"] == "rate_limited" and 1 <= int(refused["Retry-After"]) <= 60
+    assert refused.json()["code"] == "rate_limited"
+    assert 1 <= int(refused["Retry-After"]) <= 60
     assert world.holder(world.token()).post(f"{world.env}/agents", {}).status_code == 201
 
 
@@ -301,7 +302,8 @@ class TestAtTheSameMoment:
         answers = self._race(world, world.token(), [({}, None)] * 10)
         assert sorted(answer.status_code for answer in answers) == [201] + [401] * 9
         assert {a.json()["code"] for a in answers if a.status_code == 401} == {"token_used"}
-        assert Agent.objects.count() == 1 and AgentKey.objects.count() == 1
+        assert Agent.objects.count() == 1
+        assert AgentKey.objects.count() == 1
 
     def test_a_token_for_three_lets_exactly_three_in_under_three_names(self, world: World) -> None:
         answers = self._race(world, world.token(max_uses=3), [({"hostname": "h"}, None)] * 8)

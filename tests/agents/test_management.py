@@ -24,7 +24,8 @@ def test_the_list_holds_this_environments_agents_newest_first(world: World) -> N
     assert [item["id"] for item in body["results"]] == [second.id, first.id]
     assert body["next"] is None
     page = world.vera.get(f"{world.env}/agents?limit=1").json()
-    assert page["next"] and len(page["results"]) == 1
+    assert page["next"]
+    assert len(page["results"]) == 1
     assert world.vera.get(f"{world.other_env}/agents").json()["results"] == []
     assert world.charlie.get(f"{world.env}/agents").status_code == 404
 
@@ -71,9 +72,7 @@ class TestPatch:
     def test_changes_what_is_named_and_merges_labels(self, world: World) -> None:
         agent = world.enroll(labels={"zone": "a", "tier": "web"})
         where = f"{world.env}/agents/{agent.id}"
-        answer = world.bob.patch(
-            where, {"name": "renamed", "labels": {"zone": "b", "tier": None, "rack": "7"}}
-        )
+        answer = world.bob.patch(where, {"name": "renamed", "labels": {"zone": "b", "tier": None, "rack": "7"}})
         assert answer.status_code == 200
         assert answer.json()["name"] == "renamed"
         assert answer.json()["labels"] == {"zone": "b", "rack": "7"}
@@ -90,7 +89,8 @@ class TestPatch:
             b'{"labels": {"a": "1"}}',
             content_type="application/merge-patch+json",
         )
-        assert answer.status_code == 200 and answer.json()["labels"] == {"a": "1"}
+        assert answer.status_code == 200
+        assert answer.json()["labels"] == {"a": "1"}
 
     def test_a_name_that_is_taken_is_409(self, world: World) -> None:
         world.enroll(name="one")
@@ -122,9 +122,7 @@ class TestPatch:
         assert world.bob.patch(where, {"labels": {f"a{i}": "x" for i in range(40)}}).status_code == 200
         assert world.bob.patch(where, {"labels": {f"b{i}": "x" for i in range(40)}}).status_code == 400
 
-    def test_a_lost_edit_is_refused_but_a_heartbeat_in_between_is_none(
-        self, world: World, source: FakeSource
-    ) -> None:
+    def test_a_lost_edit_is_refused_but_a_heartbeat_in_between_is_none(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         where = f"{world.env}/agents/{agent.id}"
         read = world.bob.get(where)
@@ -140,9 +138,7 @@ class TestPatch:
 class TestRevokingAndRemoving:
     """An end at once; a target in flight only by force."""
 
-    def test_a_removed_agent_is_gone_with_its_key_and_its_name_is_free(
-        self, world: World, source: FakeSource
-    ) -> None:
+    def test_a_removed_agent_is_gone_with_its_key_and_its_name_is_free(self, world: World, source: FakeSource) -> None:
         agent = world.enroll(name="web")
         where = f"{world.env}/agents/{agent.id}"
         assert world.bob.delete(where).status_code == 204
@@ -159,9 +155,9 @@ class TestRevokingAndRemoving:
         agent = world.enroll()
         where = f"{world.env}/agents/{agent.id}"
         answer = world.bob.post(f"{where}/revoke-key", {})
-        assert (
-            answer.status_code == 200 and answer.json()["revoked_at"] and answer.json()["status"] == "offline"
-        )
+        assert answer.status_code == 200
+        assert answer.json()["revoked_at"]
+        assert answer.json()["status"] == "offline"
         refused = agent.beat()
         assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
         assert world.bob.post(f"{where}/revoke-key", {}).json() == answer.json()
@@ -184,8 +180,10 @@ class TestRevokingAndRemoving:
         refused = attempt("")
         assert (refused.status_code, refused.json()["code"]) == (409, "agent_in_flight")
         assert refused.json()["blockers"] == source.blockers
-        assert attempt("?force=yes").status_code == 400 and attempt("?farce=true").status_code == 400
-        assert agent.beat().status_code == 200 and source.removed == []
+        assert attempt("?force=yes").status_code == 400
+        assert attempt("?farce=true").status_code == 400
+        assert agent.beat().status_code == 200
+        assert source.removed == []
         assert attempt("?force=true").status_code in (200, 204)
         assert source.removed == [uuid.UUID(agent.id)]
         assert agent.beat().status_code == 401

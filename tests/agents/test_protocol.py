@@ -55,43 +55,45 @@ class TestHeartbeat:
         answer = agent.beat()
         assert answer.status_code == 200
         body = answer.json()
-        assert body["url"] is None and body["heartbeat_seconds"] == 10 and body["key_set_version"] >= 1
+        assert body["url"] is None
+        assert body["heartbeat_seconds"] == 10
+        assert body["key_set_version"] >= 1
         directive = opened(world, agent, body)
-        assert directive.directive == "none" and directive.bundle_sha256 is None
+        assert directive.directive == "none"
+        assert directive.bundle_sha256 is None
         assert body["desired"]["directive"]["directive_seq"] == directive.directive_seq
         shown = world.vera.get(f"{world.env}/agents/{agent.id}").json()
-        assert shown["status"] == "online" and shown["version"] == "1.0" and shown["running"] is None
+        assert shown["status"] == "online"
+        assert shown["version"] == "1.0"
+        assert shown["running"] is None
 
     def test_shows_what_the_host_says_it_runs(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         running = {"deployment_id": str(uuid.uuid4()), "bundle_sha256": SHA, "sequence": 7}
         assert agent.beat(running=running, metrics={"records": 12}).status_code == 200
         shown = world.vera.get(f"{world.env}/agents/{agent.id}").json()
-        assert shown["running"] == running and shown["metrics"] == {"records": 12}
+        assert shown["running"] == running
+        assert shown["metrics"] == {"records": 12}
         assert source.heartbeats[-1][1] is True
         agent.beat(health={"ok": False, "detail": "adapter is down"})
         shown = world.vera.get(f"{world.env}/agents/{agent.id}").json()
-        assert (
-            shown["running"] is None
-            and shown["healthy"] is False
-            and shown["health_detail"] == "adapter is down"
-        )
+        assert shown["running"] is None
+        assert shown["healthy"] is False
+        assert shown["health_detail"] == "adapter is down"
         assert source.heartbeats[-1][1] is False
 
     def test_names_the_bundle_under_the_callers_own_prefix(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         source.wanted = activate()
         for prefix in ("/api/v1", "/v1"):
-            answer = world.holder(agent.token).post(
-                f"{prefix}/agents/{agent.id}/heartbeat", agent.heartbeat_body()
-            )
+            answer = world.holder(agent.token).post(f"{prefix}/agents/{agent.id}/heartbeat", agent.heartbeat_body())
             assert answer.json()["url"] == (
                 f"{prefix}/agents/{agent.id}/deployments/{source.wanted.deployment_id}/bundle"
             )
         directive = opened(world, agent, answer.json())
-        assert (
-            directive.directive == "activate" and directive.bundle_sha256 == SHA and directive.sequence == 5
-        )
+        assert directive.directive == "activate"
+        assert directive.bundle_sha256 == SHA
+        assert directive.sequence == 5
         assert directive.expires_at - directive.issued_at == 600_000
 
     def test_numbers_a_directive_anew_only_when_it_changes(self, world: World, source: FakeSource) -> None:
@@ -102,16 +104,16 @@ class TestHeartbeat:
             return int(agent.beat().json()["desired"]["directive"]["directive_seq"])
 
         first = seq()
-        assert first >= before and seq() == first
+        assert first >= before
+        assert seq() == first
         source.wanted = activate()
         second = seq()
-        assert second > first and seq() == second
+        assert second > first
+        assert seq() == second
         source.wanted = Desired("stop", None, source.wanted.deployment_id)
         third = seq()
         assert third > second
-        Agent.objects.update(
-            directive_seq=third + 10**9
-        )  # a clock that went back must not bring the number back
+        Agent.objects.update(directive_seq=third + 10**9)  # a clock that went back must not bring the number back
         source.wanted = activate()
         assert seq() == third + 10**9 + 1
 
@@ -161,27 +163,18 @@ class TestHeartbeat:
     )
     def test_that_is_no_proper_json_object_is_400(self, world: World, source: FakeSource, raw: bytes) -> None:
         agent = world.enroll()
-        assert (
-            world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code
-            == 400
-        )
+        assert world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code == 400
 
     def test_with_a_number_beyond_all_bounds_is_400(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         raw = b'{"status": "ok", "version": "1", "key_set_version": 1, "metrics": {"x": 1e999}}'
-        assert (
-            world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code
-            == 400
-        )
+        assert world.holder(agent.token).raw("POST", f"/api/v1/agents/{agent.id}/heartbeat", raw).status_code == 400
 
     def test_that_is_huge_is_413_and_without_a_length_411(self, world: World) -> None:
         agent = world.enroll()
         where = f"/api/v1/agents/{agent.id}/heartbeat"
         assert world.holder(agent.token).raw("POST", where, b" " * (4 * 1024 * 1024 + 1)).status_code == 413
-        assert (
-            world.holder(agent.token).raw("POST", where, b"{}", HTTP_TRANSFER_ENCODING="chunked").status_code
-            == 411
-        )
+        assert world.holder(agent.token).raw("POST", where, b"{}", HTTP_TRANSFER_ENCODING="chunked").status_code == 411
 
     def test_silence_makes_it_late_then_offline(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
@@ -253,7 +246,8 @@ class TestTheKey:
             with time_machine.travel(start + dt.timedelta(seconds=seconds), tick=False):
                 agent.beat()
                 seen.append(AgentKey.objects.get().last_used_at)
-        assert seen[0] == seen[1] == seen[2] and seen[3] > seen[2]
+        assert seen[0] == seen[1] == seen[2]
+        assert seen[3] > seen[2]
 
     def test_the_wrong_method_is_405_and_a_malformed_id_404(self, world: World) -> None:
         agent = world.enroll()
@@ -264,9 +258,7 @@ class TestTheKey:
 class TestRotation:
     """A new key, with the old one's overlap from the new one's first use."""
 
-    def test_both_work_until_ten_minutes_after_the_new_ones_first_use(
-        self, world: World, source: FakeSource
-    ) -> None:
+    def test_both_work_until_ten_minutes_after_the_new_ones_first_use(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         agent.beat()
         answer = agent.post("rotate-key", {})
@@ -285,9 +277,7 @@ class TestRotation:
             assert fresh.beat().status_code == 200
         assert AuditEvent.objects.filter(action="agent.key_rotated").count() == 1
 
-    def test_asking_again_before_using_it_replaces_the_unused_one(
-        self, world: World, source: FakeSource
-    ) -> None:
+    def test_asking_again_before_using_it_replaces_the_unused_one(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         lost = agent.post("rotate-key", {}).json()["api_key"]
         kept = agent.post("rotate-key", {}).json()["api_key"]
@@ -314,12 +304,11 @@ class TestReports:
         answer = agent.post(f"deployments/{deployment}/status", full)
         assert answer.status_code == 200
         who, what, report = source.reports[-1]
-        assert str(who) == agent.id and what == deployment
-        assert (
-            report.status == "activated"
-            and report.log_tail == full["log_tail"]
-            and report.tuning == full["tuning"]
-        )
+        assert str(who) == agent.id
+        assert what == deployment
+        assert report.status == "activated"
+        assert report.log_tail == full["log_tail"]
+        assert report.tuning == full["tuning"]
         assert world.vera.get(f"{world.env}/agents/{agent.id}").json()["running"]["bundle_sha256"] == SHA
         assert agent.post(f"deployments/{deployment}/status", full).status_code == 200
 
@@ -347,7 +336,8 @@ class TestReports:
     )
     def test_a_wrong_shape_is_400(self, world: World, source: FakeSource, change: dict[str, Any]) -> None:
         answer = world.enroll().post(f"deployments/{uuid.uuid4()}/status", {**self.BODY, **change})
-        assert answer.status_code == 400 and answer.json()["errors"]
+        assert answer.status_code == 400
+        assert answer.json()["errors"]
         assert not source.reports
 
     def test_stopped_and_failed_may_name_no_bundle(self, world: World, source: FakeSource) -> None:
@@ -366,7 +356,8 @@ class TestBundles:
         source.bundles[(uuid.UUID(agent.id), deployment)] = b"archive" * 100_000
         answer = agent.get(f"deployments/{deployment}/bundle")
         assert answer.status_code == 200
-        assert answer["Content-Length"] == "700000" and answer["Content-Disposition"].startswith("attachment")
+        assert answer["Content-Length"] == "700000"
+        assert answer["Content-Disposition"].startswith("attachment")
         assert b"".join(answer.streaming_content) == b"archive" * 100_000
 
     def test_others_get_404(self, world: World, source: FakeSource) -> None:
@@ -383,9 +374,12 @@ class TestSigningKeys:
     def test_are_given_above_the_one_it_has(self, world: World) -> None:
         agent = world.enroll()
         every = agent.get("signing-keys").json()
-        assert every["version"] == 1 and len(every["envelopes"]) == 1 and every["keys"]
+        assert every["version"] == 1
+        assert len(every["envelopes"]) == 1
+        assert every["keys"]
         none_new = agent.get("signing-keys?after=1").json()
-        assert none_new["version"] == 1 and none_new["envelopes"] == []
+        assert none_new["version"] == 1
+        assert none_new["envelopes"] == []
         for bad in ("after=x", "after=-1", "before=1", "after=1&after=2", "after=99999999999999999999"):
             assert agent.get(f"signing-keys?{bad}").status_code == 400
 
@@ -393,9 +387,7 @@ class TestSigningKeys:
 class TestWaitingPoll:
     """GET deployment?wait=N&after=SEQ."""
 
-    def test_answers_at_once_what_is_new_and_204_what_is_known(
-        self, world: World, source: FakeSource
-    ) -> None:
+    def test_answers_at_once_what_is_new_and_204_what_is_known(self, world: World, source: FakeSource) -> None:
         agent = world.enroll()
         first = agent.get("deployment")
         assert first.status_code == 200
@@ -404,7 +396,8 @@ class TestWaitingPoll:
         assert agent.get(f"deployment?after={seq - 1}").status_code == 200
         start = time.monotonic()
         waited = agent.get(f"deployment?wait=1&after={seq}")
-        assert waited.status_code == 204 and 0.9 < time.monotonic() - start < 3
+        assert waited.status_code == 204
+        assert 0.9 < time.monotonic() - start < 3
         assert not waited.content
 
     @pytest.mark.parametrize(
@@ -460,7 +453,8 @@ class TestWaitingPoll:
 
         start = time.monotonic()
         world.at_once([wait, change])
-        assert answers[0].status_code == 200 and time.monotonic() - start < 15
+        assert answers[0].status_code == 200
+        assert time.monotonic() - start < 15
         assert Agent.objects.get().highest_assigned_sequence == 5
 
     @pytest.mark.postgres
@@ -479,7 +473,8 @@ class TestWaitingPoll:
 
         start = time.monotonic()
         world.at_once([wait, revoke])
-        assert answers[0].status_code == 401 and time.monotonic() - start < 10
+        assert answers[0].status_code == 401
+        assert time.monotonic() - start < 10
 
     @pytest.mark.django_db(transaction=True)
     def test_at_most_half_of_the_threads_wait(self, world: World, source: FakeSource, settings: Any) -> None:
@@ -533,14 +528,13 @@ class TestWaitingPoll:
             world.at_once([lambda: answers.append(agent.get(f"deployment?wait=20&after={seq}")), stop])
         finally:
             world.restart_wake()
-        assert answers[0].status_code == 204 and time.monotonic() - start < 5
+        assert answers[0].status_code == 204
+        assert time.monotonic() - start < 5
 
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_two_heartbeats_at_once_agree_on_the_number_of_a_new_directive(
-    world: World, source: FakeSource
-) -> None:
+def test_two_heartbeats_at_once_agree_on_the_number_of_a_new_directive(world: World, source: FakeSource) -> None:
     agent = world.enroll()
     agent.beat()
     source.wanted = activate()

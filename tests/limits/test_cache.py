@@ -69,7 +69,7 @@ def test_an_entry_ends_with_its_time(cache: SqliteCache) -> None:
     time.sleep(0.08)
     assert cache.get("soon") is None
     assert not cache.has_key("soon")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not found"):
         cache.incr("soon")
     assert cache.add("soon", 5, 60)
     assert cache.get("soon") == 5

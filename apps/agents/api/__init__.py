@@ -1,2 +1,1 @@
-"""HTTP: what people do with agents (`people`), how one gets in (`enrollment`), what agents call
-(`protocol`)."""
+"""HTTP: what people do with agents (`people`), how one gets in (`enrollment`), what agents call (`protocol`)."""

@@ -26,19 +26,14 @@ _CHUNK = 256 * 1024
 
 
 def whole_parameters(request: Request, **most: int) -> dict[str, int]:
-    """The whole-number query parameters named in `most` (0 when not given). BadRequest beyond `most`, or for
-    others."""
+    """The whole-number query parameters named in `most` (0 when not given). BadRequest beyond `most`, or for others."""
     values = dict.fromkeys(most, 0)
     for name in request.query_params:
         given = request.query_params.getlist(name)
         text = given[0]
         if name not in most:
             raise _bad_parameter(name, f"'{name[:64]}' is not known here.")
-        if (
-            len(given) > 1
-            or not (text.isascii() and text.isdigit() and len(text) <= 19)
-            or int(text) > most[name]
-        ):
+        if len(given) > 1 or not (text.isascii() and text.isdigit() and len(text) <= 19) or int(text) > most[name]:
             raise _bad_parameter(name, f"One whole number from 0 to {most[name]} is expected.")
         values[name] = int(text)
     return values
@@ -123,9 +118,7 @@ class StatusView(AgentView):
             log_tail=given["log_tail"] or "",
         )
         desired_source().report(agent=self.agent, deployment_id=deployment_id, report=report)
-        return Response(
-            {"agent_id": str(agent_id), "deployment_id": str(deployment_id), "status": report.status}
-        )
+        return Response({"agent_id": str(agent_id), "deployment_id": str(deployment_id), "status": report.status})
 
 
 class BundleView(AgentView):

@@ -166,9 +166,7 @@ class ReportIn(StrictSerializer):
 
     status = Choice(choices=["fetched", "verified", "activated", "failed", "rolled_back", "stopped"])
     bundle_sha256 = Sha256(required=False, allow_null=True, default=None)
-    sequence = WholeNumber(
-        min_value=0, max_value=MAX_EXACT_INT, required=False, allow_null=True, default=None
-    )
+    sequence = WholeNumber(min_value=0, max_value=MAX_EXACT_INT, required=False, allow_null=True, default=None)
     reason = BoundedText(max_bytes=4096, required=False, allow_null=True, default="")
     tuning = BoundedObject(max_bytes=16 * 1024, required=False, allow_null=True, default=dict)
     log_tail = BoundedText(max_bytes=MAX_LOG_TAIL_BYTES, required=False, allow_null=True, default="")

@@ -43,8 +43,7 @@ class NumberedDirective:
 
 
 def number_directive(agent: Agent) -> NumberedDirective:
-    """What `agent` shall do now, with its number: `max(last + 1, Unix ms)` when it changed, else the one it
-    had.
+    """What `agent` shall do now, with its number: `max(last + 1, Unix ms)` when it changed, else the one it had.
 
     Two at once agree: the number is moved by a guarded UPDATE, and who loses it looks again. Call it outside
     of a transaction. NotFound when the agent is gone.

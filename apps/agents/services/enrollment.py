@@ -53,11 +53,9 @@ def create_enrollment_token(
     expires_in: dt.timedelta = DEFAULT_LIFETIME,
     labels: Mapping[str, str] | None = None,
 ) -> tuple[EnrollmentToken, Secret]:
-    """A token that lets `max_uses` agents into the scope's environment, and its text, which is shown only
-    here.
+    """A token that lets `max_uses` agents into the scope's environment, and its text, which is shown only here.
 
-    It lives an hour unless said, at most seven days (BadRequest beyond). NotFound when the environment is
-    gone.
+    It lives an hour unless said, at most seven days (BadRequest beyond). NotFound when the environment is gone.
     """
     if not dt.timedelta(seconds=1) <= expires_in <= LONGEST_LIFETIME:
         raise _out_of_range("expires_in_seconds", "From 1 second to 7 days.")
@@ -98,9 +96,9 @@ def delete_enrollment_token(*, actor: Principal, scope: Scope, token_id: uuid.UU
     """Take a token back; agents it let in stay. NotFound when it is not there any more."""
     with transaction.atomic():
         lock_environment(scope.here.pk)
-        changed = EnrollmentToken.objects.filter(
-            pk=token_id, environment=scope.here, revoked_at__isnull=True
-        ).update(revoked_at=clock.now())
+        changed = EnrollmentToken.objects.filter(pk=token_id, environment=scope.here, revoked_at__isnull=True).update(
+            revoked_at=clock.now()
+        )
         if not changed:
             raise NotFound()
         audit.record(
@@ -146,8 +144,7 @@ def _refusal(token: EnrollmentToken | None, now: dt.datetime) -> Unauthenticated
 
 
 def usable_token(sha256: str, *, idempotency_key: str | None) -> EnrollmentToken:
-    """The token with this digest, if enrolling with it could work now (a repeat of the same request counts
-    as that).
+    """The token with this digest, if enrolling with it could work now (a repeat of the same request counts as that).
 
     Raises Unauthenticated: `invalid_token` when unknown, taken back, or of an environment that is gone;
     `token_used`; `token_expired`.
@@ -200,9 +197,7 @@ def enroll(
                 raise _refusal(current, now) or Unauthenticated()
             taken = Agent.objects.filter(environment=environment)
             if name is not None and taken.filter(name=name).exists():
-                raise Conflict(
-                    f"An agent named '{name}' is here already. Delete it first.", code="name_taken"
-                )
+                raise Conflict(f"An agent named '{name}' is here already. Delete it first.", code="name_taken")
             agent = Agent.objects.create(
                 environment=environment,
                 name=name if name is not None else _free_name(taken, hostname),
@@ -227,10 +222,7 @@ def enroll(
 
 def _free_name(taken: models.QuerySet[Agent], hostname: str) -> str:
     """A name from the host's first label, with a number behind it when another agent has it."""
-    base = (
-        re.sub(r"[^a-z0-9-]+", "-", hostname.split(".", 1)[0].lower()).strip("-")[: NAME_LENGTH - 8]
-        or "agent"
-    )
+    base = re.sub(r"[^a-z0-9-]+", "-", hostname.split(".", 1)[0].lower()).strip("-")[: NAME_LENGTH - 8] or "agent"
     names = set(taken.filter(name__startswith=base).values_list("name", flat=True))
     if base not in names:
         return base

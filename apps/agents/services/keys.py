@@ -33,15 +33,14 @@ def end_keys(agent: Agent, now: dt.datetime) -> None:
 
 
 def note_key_use(key: AgentKey) -> None:
-    """Note that `key` was used, at most once a minute. Its first use starts the overlap of those before
-    it."""
+    """Note that `key` was used, at most once a minute. Its first use starts the overlap of those before it."""
     now = clock.now()
     if key.first_used_at is None:
         with transaction.atomic():
             lock_row(Agent.objects.filter(pk=key.agent_id))
-            first = AgentKey.objects.filter(
-                pk=key.pk, first_used_at__isnull=True, revoked_at__isnull=True
-            ).update(first_used_at=now, last_used_at=now)
+            first = AgentKey.objects.filter(pk=key.pk, first_used_at__isnull=True, revoked_at__isnull=True).update(
+                first_used_at=now, last_used_at=now
+            )
             if first:
                 AgentKey.objects.filter(
                     agent_id=key.agent_id, revoked_at__isnull=True, expires_at__isnull=True

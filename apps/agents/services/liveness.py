@@ -34,8 +34,7 @@ class Heartbeat:
 def record_heartbeat(*, agent: Agent, heartbeat: Heartbeat) -> None:
     """Note that `agent` lives and what it says, in one write, then let the room above see it.
 
-    Call it outside of a transaction: the room above locks the environment first, and the agent's row comes
-    after it.
+    Call it outside of a transaction: the room above locks the environment first, and the agent's row comes after it.
     """
     running = heartbeat.running
     Agent.objects.filter(pk=agent.pk, revoked_at__isnull=True).update(

@@ -25,9 +25,7 @@ Relabel = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 def _locked(scope: Scope, agent_id: uuid.UUID) -> Agent:
     agent = lock_row(
-        Agent.objects.select_related("environment__project__organization").filter(
-            pk=agent_id, environment=scope.here
-        )
+        Agent.objects.select_related("environment__project__organization").filter(pk=agent_id, environment=scope.here)
     )
     if agent is None:
         raise NotFound()
@@ -65,9 +63,7 @@ def update_agent(
         before = {key: getattr(agent, key) for key in changes}
         try:
             with transaction.atomic():
-                Agent.objects.filter(pk=agent.pk).update(
-                    **changes, rev=models.F("rev") + 1, updated_at=clock.now()
-                )
+                Agent.objects.filter(pk=agent.pk).update(**changes, rev=models.F("rev") + 1, updated_at=clock.now())
         except IntegrityError:
             raise Conflict(f"An agent named '{name}' is here already.", code="name_taken") from None
         audit.record(
@@ -82,8 +78,7 @@ def update_agent(
 
 
 def _settle(actor: Principal, agent: Agent, force: bool) -> bool:
-    """Let the room above settle what is in flight on `agent`; Conflict `agent_in_flight` unless forced or
-    idle."""
+    """Let the room above settle what is in flight on `agent`; Conflict `agent_in_flight` unless forced or idle."""
     source = desired_source()
     blockers = source.removal_blockers(agent)
     if blockers and not force:
@@ -122,8 +117,7 @@ def remove_agent(
 
 
 def revoke_agent_key(*, actor: Principal, scope: Scope, agent_id: uuid.UUID, force: bool = False) -> Agent:
-    """End every key of an agent at once and for good: the host must be enrolled anew. A repeat changes
-    nothing.
+    """End every key of an agent at once and for good: the host must be enrolled anew. A repeat changes nothing.
 
     Raises NotFound; Conflict `agent_in_flight` (with `blockers`) unless `force`.
     """
