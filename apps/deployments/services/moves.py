@@ -1,0 +1,66 @@
+"""Making a move of a deployment: the guarded UPDATE, its event and its audit row, together."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from apps.audit import services as audit
+from apps.core import clock
+from apps.core.actors import ActorRef
+from apps.core.errors import NotFound
+from apps.core.fsm import Move, advance
+from apps.deployments.models import Deployment, DeploymentEvent
+from apps.tenancy.models import Environment
+from apps.tenancy.selectors import scope_of
+
+REASON_LENGTH = 1000
+
+
+def locked_deployment(environment: Environment, deployment_id: uuid.UUID) -> Deployment:
+    """The deployment as it is now, under its locked environment. NotFound when it is not there.
+
+    The lock of the environment is the lock of everything below it: all writers take it first.
+    """
+    found: Deployment | None = Deployment.objects.filter(pk=deployment_id, environment=environment).first()
+    if found is None:
+        raise NotFound()
+    found.environment = environment
+    return found
+
+
+def record_event(
+    deployment: Deployment, *, from_status: str, to_status: str, actor: ActorRef, trigger: str, reason: str = ""
+) -> None:
+    """The event and the audit row of one move, in the caller's transaction."""
+    environment = deployment.environment
+    scope = scope_of(environment)
+    DeploymentEvent.objects.create(
+        deployment=deployment,
+        from_status=from_status,
+        to_status=to_status,
+        actor=str(actor)[:200],
+        actor_name=actor.name[:200],
+        trigger=trigger,
+        reason=reason[:2000],
+    )
+    audit.record(
+        organization_id=scope.organization_id,
+        action=f"deployment.{to_status}" if from_status else "deployment.requested",
+        actor=actor,
+        target=f"deployment:{deployment.pk}",
+        scope=scope.as_dict(),
+        details={"from": from_status, "to": to_status, "trigger": trigger, "reason": reason},
+    )
+
+
+def move(
+    deployment: Deployment, transition: str, *, actor: ActorRef, trigger: str, reason: str = "", **columns: Any
+) -> Move:
+    """Make one move, with its event and audit row, in the caller's transaction.
+
+    `reason` is a sentence for people; `trigger` the stable word for what set it off. Raises StateConflict.
+    """
+    made = advance(deployment, transition, updated_at=clock.now(), **columns)
+    record_event(deployment, from_status=made.from_, to_status=made.to, actor=actor, trigger=trigger, reason=reason)
+    return made

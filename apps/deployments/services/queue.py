@@ -1,0 +1,69 @@
+"""One deployment at a time per target: who may build now, and who waits in `approved`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from apps.core import clock
+from apps.deployments.models import HOLDS_TARGETS, Deployment, DeploymentStatus, Target
+from apps.jobs import services as jobs
+from apps.tenancy.models import Environment
+
+BUILD_JOB = "deploy_bundle_build"
+
+
+def targets_of(deployment_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, set[uuid.UUID]]:
+    """The agents of each deployment, in one query."""
+    agents: dict[uuid.UUID, set[uuid.UUID]] = {}
+    rows = Target.objects.filter(deployment_id__in=list(deployment_ids)).values_list("deployment_id", "agent_id")
+    for deployment_id, agent_id in rows:
+        agents.setdefault(deployment_id, set()).add(agent_id)
+    return agents
+
+
+def holders(environment: Environment, *, aside: uuid.UUID | None = None) -> dict[uuid.UUID, uuid.UUID]:
+    """{agent: the deployment that is building, deploying or rolling back on it}; `aside` is left out."""
+    rows = Target.objects.filter(deployment__environment=environment, deployment__status__in=HOLDS_TARGETS)
+    if aside is not None:
+        rows = rows.exclude(deployment_id=aside)
+    return dict(rows.values_list("agent_id", "deployment_id"))
+
+
+def queue_builds(environment: Environment) -> list[uuid.UUID]:
+    """Queue the build of every approved deployment whose targets are all free, oldest approval first.
+
+    A target is taken while somebody builds, deploys or rolls back on it, while a build for it is queued, and while an
+    older approval waits for it: a later one does not overtake. Call it in the transaction that approves or frees,
+    after its moves. Answers who was queued.
+    """
+    waiting: list[Deployment] = list(
+        Deployment.objects.filter(environment=environment, status=DeploymentStatus.APPROVED).order_by(
+            "approved_at", "pk"
+        )
+    )
+    if not waiting:
+        return []
+    agents = targets_of(d.pk for d in waiting)
+    taken = set(holders(environment))
+    for deployment in waiting:
+        if deployment.build_queued_at is not None:
+            taken |= agents.get(deployment.pk, set())
+    queued: list[uuid.UUID] = []
+    for deployment in waiting:
+        if deployment.build_queued_at is not None:
+            continue
+        mine = agents.get(deployment.pk, set())
+        if not mine & taken:
+            Deployment.objects.filter(pk=deployment.pk, status=DeploymentStatus.APPROVED).update(
+                build_queued_at=clock.now()
+            )
+            jobs.enqueue(
+                type=BUILD_JOB,
+                organization_id=environment.organization_id,
+                environment_id=environment.pk,
+                subject_id=deployment.pk,
+            )
+            queued.append(deployment.pk)
+        taken |= mine
+    return queued

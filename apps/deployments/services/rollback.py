@@ -1,0 +1,107 @@
+"""Going back: to what each target had last confirmed, without asking again."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from apps.access.principals import Principal
+from apps.agents import services as agents
+from apps.core import clock
+from apps.core.actors import ActorRef
+from apps.core.errors import Conflict, StateConflict
+from apps.core.fsm import allowed_from
+from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
+from apps.deployments.services.aftermath import after_moves
+from apps.deployments.services.judging import judge_rollback
+from apps.deployments.services.moves import locked_deployment, move
+from apps.deployments.services.queue import holders
+from apps.tenancy.scope import Scope
+from apps.tenancy.selectors import lock_environment
+
+S, T = DeploymentStatus, TargetStatus
+
+ROLLS_BACK_FROM = (S.DEPLOYING.value, S.ACTIVE.value, S.FAILED.value)
+
+
+def latest_targets(deployment: Deployment) -> QuerySet[Target]:
+    """The targets on which `deployment` is the latest: assigned, the agent still there, and nothing newer counts.
+
+    Something newer counts unless it failed there, failed before it was activated there, or was itself taken back.
+    """
+    newer = Target.objects.filter(
+        ~Q(status=T.FAILED),
+        ~Q(Q(deployment__status=S.FAILED) & ~Q(status=T.ACTIVATED)),
+        agent_id=OuterRef("agent_id"),
+        sequence__gt=OuterRef("sequence"),
+        deployment__rolling_back_at__isnull=True,
+    )
+    return Target.objects.filter(
+        ~Exists(newer), deployment=deployment, sequence__isnull=False, agent_gone_at__isnull=True
+    )
+
+
+def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
+    """Move to `rolling_back` and tell the targets, in the caller's transaction (its environment locked).
+
+    Targets that never fetched have nothing to undo and are settled at once. Raises Conflict: `invalid_transition`,
+    `nothing_to_roll_back`, `superseded`, `target_busy`.
+    """
+    if deployment.status not in ROLLS_BACK_FROM:
+        raise StateConflict(deployment.status, S.ROLLING_BACK.value, allowed_from(deployment))
+    if deployment.deploying_at is None:
+        raise Conflict("Its build failed: nothing was handed out.", code="nothing_to_roll_back")
+    assigned = Target.objects.filter(deployment=deployment, sequence__isnull=False, agent_gone_at__isnull=True)
+    everywhere = dict(assigned.values_list("pk", "agent_id"))
+    if not everywhere:
+        raise Conflict("None of its agents is there any more.", code="nothing_to_roll_back")
+    covered: list[Target] = list(latest_targets(deployment))
+    if not covered:
+        raise Conflict("Newer deployments took over all of its targets.", code="superseded")
+    busy = holders(deployment.environment, aside=deployment.pk)
+    clash = next((busy[t.agent_id] for t in covered if t.agent_id in busy), None)
+    if clash is not None:
+        raise Conflict(
+            "Another deployment is under way on one of its targets.",
+            code="target_busy",
+            extra={"deployment_id": str(clash)},
+        )
+    now = clock.now()
+    untouched = [
+        t.pk for t in covered if t.handed_out_at is None and t.status in (T.PENDING.value, T.ASSIGNED.value)
+    ]
+    undone = [t.pk for t in covered if t.status == T.ROLLED_BACK.value]
+    waiting = [t.pk for t in covered if t.pk not in {*untouched, *undone}]
+    rows = Target.objects.filter(deployment=deployment)
+    rows.filter(pk__in=undone).update(rollback_at=now, settled_at=now, updated_at=now)
+    rows.filter(pk__in=untouched).update(
+        status=T.ROLLED_BACK, rollback_at=now, phase_started_at=now, settled_at=now, updated_at=now
+    )
+    rows.filter(pk__in=waiting).update(rollback_at=now, phase_started_at=now, settled_at=None, updated_at=now)
+    agents.announce(everywhere.values())
+    move(
+        deployment,
+        "roll_back",
+        actor=actor,
+        trigger=trigger,
+        reason=reason,
+        status_reason=trigger,
+        rolling_back_at=now,
+        settled_at=None,
+    )
+    judge_rollback(deployment)
+
+
+def rollback(*, actor: Principal, scope: Scope, deployment_id: uuid.UUID, reason: str = "") -> Deployment:
+    """Take a deployment back where it is the latest. No approval: it returns to what was approved and active there.
+
+    Raises NotFound; Conflict `invalid_transition`, `nothing_to_roll_back`, `superseded`, `target_busy`.
+    """
+    with transaction.atomic():
+        environment = lock_environment(scope.here.pk)
+        deployment = locked_deployment(environment, deployment_id)
+        begin_rollback(deployment, actor=actor.ref, trigger="rollback_requested", reason=reason)
+        after_moves(deployment)
+        return locked_deployment(environment, deployment_id)
