@@ -18,10 +18,13 @@ from apps.access import tokens
 from apps.access.authentication import bearer, expect_family
 from apps.access.principals import Principal
 from apps.agents.models import Agent, AgentKey, EnrollmentToken
-from apps.agents.services import note_key_use, usable_token
+from apps.agents.services import note_key_use, note_refused_enrollment, usable_token
+from apps.audit import services as audit
 from apps.core import clock, context
 from apps.core.errors import BadRequest, NotFound, Unauthenticated
 from apps.core.parsers import StrictJSONParser
+from apps.limits import services as limits
+from apps.tenancy.selectors import scope_of
 
 LONGEST_IDEMPOTENCY_KEY = 255
 
@@ -82,13 +85,22 @@ def agent_principal(key: AgentKey) -> Principal:
     )
 
 
-def authenticate_enrollment(request: Request, idempotency_key: str | None) -> EnrollmentToken:
+def authenticate_enrollment(
+    request: Request, environment_id: uuid.UUID, idempotency_key: str | None
+) -> EnrollmentToken:
     """The enrollment token of the request, if it lets somebody in now.
 
-    Raises as `usable_token` and `bearer_of_family`.
+    Raises as `usable_token` and `bearer_of_family`; TooManyRequests when this address tried too many that are
+    not good at this environment's door.
     """
-    parsed = bearer_of_family(request, "enr")
-    token = usable_token(parsed.sha256, idempotency_key=idempotency_key)
+    digest = ""
+    try:
+        digest = bearer_of_family(request, "enr").sha256
+        token = usable_token(digest, idempotency_key=idempotency_key)
+    except Unauthenticated as refusal:
+        limits.check_bad_enrollment(context.current().ip, environment_id)
+        note_refused_enrollment(digest, reason=refusal.code)
+        raise
     _note_principal(enrollment_principal(token))
     return token
 
@@ -137,4 +149,12 @@ class AgentView(APIView):
         _note_principal(self.principal)
         named: uuid.UUID = kwargs["agent_id"]
         if named != self.agent.pk:
+            audit.record_denial(
+                organization_id=None,
+                action="agent.access",
+                actor=self.principal.ref,
+                target=f"agent:{named}",
+                reason="another agent's path",
+                scope=scope_of(self.agent.environment).as_dict(),
+            )
             raise NotFound()

@@ -146,6 +146,8 @@ def test_a_used_token_and_an_expired_one_are_told_apart(world: World) -> None:
     with time_machine.travel(clock.now() + dt.timedelta(hours=1, seconds=1), tick=True):
         expired = world.holder(late).post(f"{world.env}/agents", {})
     assert (expired.status_code, expired.json()["code"]) == (401, "token_expired")
+    denied = AuditEvent.objects.filter(action="agent.enroll", outcome="denied").order_by("seq")
+    assert [event.details["reason"] for event in denied] == ["token_used", "token_expired"]
     assert Agent.objects.count() == 1
 
 

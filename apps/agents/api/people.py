@@ -24,7 +24,7 @@ from apps.agents import selectors, services
 from apps.agents.api.serializers import AgentPatchIn, EmptyIn, EnrollIn, EnrollmentTokenIn, merged_labels
 from apps.agents.authentication import authenticate_enrollment, enrollment_principal, idempotency_key_of
 from apps.agents.models import Agent, EnrollmentToken, Liveness
-from apps.core import clock, context
+from apps.core import clock
 from apps.core.api import (
     check_if_match,
     keyset_page,
@@ -33,7 +33,7 @@ from apps.core.api import (
     text_filter,
     validated,
 )
-from apps.core.errors import BadRequest, FieldError, NotFound, Unauthenticated
+from apps.core.errors import BadRequest, FieldError, NotFound
 from apps.limits import services as limits
 from apps.signing import services as signing
 
@@ -170,11 +170,7 @@ class AgentsView(ScopedView):
         APIView.initial(self, request, *args, **kwargs)
         environment_id: uuid.UUID = kwargs["environment_id"]
         self.idempotency_key = idempotency_key_of(request)
-        try:
-            self.token = authenticate_enrollment(request, self.idempotency_key)
-        except Unauthenticated:
-            limits.check_bad_enrollment(context.current().ip, environment_id)
-            raise
+        self.token = authenticate_enrollment(request, environment_id, self.idempotency_key)
         limits.check_enrollment(self.token.environment_id)
         project = self.token.environment.project
         if (kwargs["org_id"], kwargs["project_id"], environment_id) != (

@@ -12,6 +12,7 @@ from apps.agents.services.enrollment import (
     create_enrollment_token,
     delete_enrollment_token,
     enroll,
+    note_refused_enrollment,
     usable_token,
 )
 from apps.agents.services.keys import note_key_use, rotate_key
@@ -30,6 +31,7 @@ __all__ = [
     "enroll",
     "note_assigned",
     "note_key_use",
+    "note_refused_enrollment",
     "record_heartbeat",
     "remove_agent",
     "revoke_agent_key",

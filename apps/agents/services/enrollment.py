@@ -17,6 +17,7 @@ from apps.agents.models import NAME_LENGTH, Agent, EnrollmentToken
 from apps.agents.services.keys import end_keys, mint_key
 from apps.audit import services as audit
 from apps.core import clock
+from apps.core.actors import ActorRef
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, Unauthenticated
 from apps.core.secrets import Secret
 from apps.tenancy.scope import Scope
@@ -161,6 +162,22 @@ def usable_token(sha256: str, *, idempotency_key: str | None) -> EnrollmentToken
         if token is None or not (known and _earlier(token, request_digest(idempotency_key), now)):
             raise refusal or Unauthenticated()
     return token
+
+
+def note_refused_enrollment(sha256: str, *, reason: str) -> None:
+    """Put on record that a token which exists was refused. Of one that never did there is nothing to say."""
+    token = EnrollmentToken.objects.select_related("environment__project__organization").filter(sha256=sha256).first()
+    if token is None:
+        return
+    scope = scope_of(token.environment)
+    audit.record_denial(
+        organization_id=scope.organization_id,
+        action="agent.enroll",
+        actor=ActorRef("enrollment", str(token.pk), token.name),
+        target=f"environment:{token.environment_id}",
+        reason=reason,
+        scope=scope.as_dict(),
+    )
 
 
 def enroll(
