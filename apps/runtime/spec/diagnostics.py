@@ -1,0 +1,111 @@
+"""What can be wrong with a spec: one code per rule, and the collector that gathers findings in line order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+#: Every code with its severity and the rule it stands for. `docs/spec.md` holds the same table.
+CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
+    {
+        # the text
+        "too_large": ("error", "A spec has at most 256 KiB."),
+        "too_many_lines": ("error", "A spec has at most 4,096 lines."),
+        "bad_character": ("error", "Keys and values are printable ASCII."),
+        "no_equals": ("error", "A line is `key=value`, blank, or begins with `#`."),
+        "space_around_equals": ("error", "There is no white space around `=`."),
+        "bad_key": ("error", "A key is ASCII words separated by dots."),
+        "bad_index": ("error", "An index is decimal without leading zeros, at most six digits."),
+        "duplicate_key": ("error", "A key is given once."),
+        "unknown_key": ("warning", "Keys that this version does not know are dropped."),
+        "key_of_other_target": ("warning", "Keys of another target are dropped."),
+        # common
+        "missing_spec_version": ("error", "`spec.version` is required."),
+        "unsupported_spec_version": ("error", "The only version is 1."),
+        "missing_name": ("error", "`pipeline.name` is required."),
+        "bad_name": ("error", "A name is `[a-z0-9][a-z0-9_-]{0,62}`."),
+        "missing_target": ("error", "`pipeline.target` is required."),
+        "unknown_target": ("error", "A target is `SingleRing` or `LaneGraph`."),
+        "unsupported_target": ("error", "`LaneGraph` is not available yet."),
+        "too_many_roles": ("error", "A LaneGraph has at most 256 roles."),
+        # single ring, settings
+        "bad_integer": ("error", "An integer is decimal without leading zeros, at most nine digits."),
+        "shards_below_one": ("error", "A ring has at least one shard."),
+        "unknown_ordering": ("error", "An ordering is `strict` or `per_key`."),
+        "unknown_producer": ("error", "A producer is `single`."),
+        "mpmc_refused": ("error", "The producer `mpmc` is refused in version 1."),
+        "unknown_scheduling": ("error", "A scheduling is `dedicated`."),
+        "work_queue_refused": ("error", "The scheduling `work_queue` is refused in version 1."),
+        "strict_needs_one_shard": ("error", "`ordering=strict` needs `shards=1`."),
+        "shards_need_per_key": ("error", "More than one shard needs `ordering=per_key`."),
+        "shards_need_shard_key": ("error", "More than one shard needs a shard key."),
+        "bad_shard_key": ("error", "A shard key is a field name."),
+        "unused_shard_key": ("warning", "With `ordering=strict` a shard key means nothing and is dropped."),
+        "unsupported_sharding": ("error", "Shards and `per_key` are not available yet."),
+        # single ring, stages
+        "no_stages": ("error", "A ring has at least one stage."),
+        "too_many_stages": ("error", "A ring has at most four stages."),
+        "stage_gap": ("error", "Stage indexes start at 0 and have no gaps."),
+        "missing_stage_id": ("error", "A stage has an id."),
+        "bad_stage_id": ("error", "A stage id is `[a-z0-9][a-z0-9_-]{0,62}`."),
+        "duplicate_stage_id": ("error", "Stage ids are unique."),
+        "missing_stage_op": ("error", "A stage has an op."),
+        "unknown_op": ("error", "The op is one this version knows."),
+        "bad_op_argument": ("error", "The op's argument is well-formed."),
+        "unsupported_op": ("error", "`http_post` and `exec` are not available yet."),
+        "dependency_gap": ("error", "Dependency indexes start at 0 and have no gaps."),
+        "bad_dependency": ("error", "A dependency is the index of a stage."),
+        "unknown_dependency": ("error", "A dependency names a stage that exists."),
+        "self_dependency": ("error", "A stage does not depend on itself."),
+        "forward_dependency": ("error", "A dependency names an earlier stage."),
+        "duplicate_dependency": ("error", "A dependency is named once."),
+        "dependencies_not_increasing": ("error", "Dependencies are strictly increasing."),
+        "missing_dependencies": (
+            "error",
+            "A stage that is not first and not `identity` names its dependencies.",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. `line` counts from 1; 0 is the file as a whole. `hint` says what to do about it."""
+
+    severity: Severity
+    code: str
+    line: int
+    key: str
+    message: str
+    hint: str
+
+    def as_dict(self) -> dict[str, object]:
+        """`{severity, code, line, key, message, hint}`."""
+        return asdict(self)
+
+
+class Findings:
+    """Gathers diagnostics; severity comes from the code."""
+
+    def __init__(self) -> None:
+        self._found: list[Diagnostic] = []
+
+    def add(self, code: str, line: int, key: str, message: str, hint: str = "") -> None:
+        """Record a finding. `code` must be in `CODES`."""
+        self._found.append(Diagnostic(CODES[code][0], code, line, clip(key), message, hint))
+
+    def in_line_order(self) -> tuple[Diagnostic, ...]:
+        """All findings, by line; those of one line in the order they were found."""
+        return tuple(sorted(self._found, key=lambda found: found.line))
+
+
+def clip(text: str, length: int = 80) -> str:
+    """`text` for a message: at most `length` characters, nothing but printable ASCII."""
+    shown = text if len(text) <= length else text[: length - 3] + "..."
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join(char if " " <= char <= "~" else "?" for char in shown)
