@@ -149,6 +149,9 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "/static/"
 STATIC_ROOT = BYTEOR_DATA_DIR / "static"
+if not CONFIG.hosted:
+    STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = not CONFIG.hosted
 DATA_UPLOAD_MAX_MEMORY_SIZE = BYTEOR_MAX_BODY_BYTES + 1
+Q_CLUSTER = {"name": "byteor", "timeout": 600, "retry": 3600, "orm": "default"}

@@ -15,7 +15,8 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, Mapping):
-            raise serializers.ValidationError("An object is expected.", code="not_an_object")
+            problem = serializers.ErrorDetail("An object is expected.", code="not_an_object")
+            raise serializers.ValidationError({"non_field_errors": [problem]})
         known = self.fields
         unknown = {
             str(name): [serializers.ErrorDetail("This field is not known here.", code="unknown_field")]

@@ -1,0 +1,122 @@
+"""The chain proves what happened, and who changed it later."""
+
+import json
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, connection, transaction
+
+from apps.audit import services
+from apps.audit.models import AuditEvent, ChainHead
+from apps.core.actors import ActorRef
+from apps.core.ids import new_id
+from apps.core.triggers import AppendOnly
+from tests.support import in_threads
+
+BOB = ActorRef("person", "b", "Bob")
+
+
+def write(organization_id, n=1):
+    for i in range(n):
+        services.record(organization_id=organization_id, action="x.done", actor=BOB, target="x:1", details={"i": i})
+
+
+@pytest.fixture
+def tampering(transactional_db):
+    """Takes the triggers away, as somebody with the database's own password could."""
+
+    def run(statement: str, *params) -> None:
+        operation = AppendOnly("audit_auditevent")
+        with connection.cursor() as cursor:
+            for text in operation.drop(connection.vendor):
+                cursor.execute(text)
+            try:
+                cursor.execute(statement, params)
+            finally:
+                for text in operation.create(connection.vendor):
+                    cursor.execute(text)
+
+    return run
+
+
+@pytest.mark.postgres
+def test_the_database_refuses_to_change_or_delete_an_event(transactional_db):
+    write(new_id())
+    for attempt in (lambda: AuditEvent.objects.update(action="y"), lambda: AuditEvent.objects.all().delete()):
+        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
+            attempt()
+    assert AuditEvent.objects.get().action == "x.done"
+
+
+def test_an_untouched_chain_verifies(db):
+    org = new_id()
+    write(org, 5)
+    write(new_id(), 2)
+    result = services.verify(org)
+    assert (result.ok, result.events) == (True, 5)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("statement", "broken_at"),
+    [
+        ("UPDATE audit_auditevent SET actor_name = 'Mallory' WHERE seq = 3", 3),
+        ("DELETE FROM audit_auditevent WHERE seq = 2", 2),
+        ("DELETE FROM audit_auditevent WHERE seq = 5", 5),
+        ("UPDATE audit_auditevent SET seq = 9 WHERE seq = 5", 5),
+    ],
+)
+def test_tampering_names_the_first_broken_link(tampering, statement, broken_at):
+    org = new_id()
+    write(org, 5)
+    tampering(statement)
+    result = services.verify(org)
+    assert (result.ok, result.broken_at) == (False, broken_at)
+
+
+def test_a_chain_cut_short_with_its_head_moved_back_fails_by_the_mac(tampering):
+    org = new_id()
+    write(org, 3)
+    keep = AuditEvent.objects.get(chain=str(org), seq=2)
+    tampering("DELETE FROM audit_auditevent WHERE seq = 3")
+    ChainHead.objects.filter(pk=str(org)).update(count=2, hash=keep.hash)
+    assert "MAC" in services.verify(org).problem
+
+
+@pytest.mark.postgres
+def test_writers_at_the_same_moment_make_one_unbroken_chain(transactional_db):
+    org = new_id()
+    results = in_threads(*([lambda: write(org, 10)] * 8))
+    assert [r for r in results if r is not None] == []
+    result = services.verify(org)
+    assert (result.ok, result.events) == (True, 80)
+
+
+def test_what_fails_leaves_no_event(transactional_db):
+    org = new_id()
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        write(org)
+        raise ZeroDivisionError
+    assert services.verify(org).events == 0
+
+
+def test_the_command_exports_json_lines_that_hash_to_themselves(db, capsys):
+    org = new_id()
+    write(org, 2)
+    call_command("audit", "export", "--org-id", str(org))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["seq"] for line in lines] == [1, 2]
+    assert lines[1]["previous_hash"] == lines[0]["hash"]
+    call_command("audit", "verify", "--org-id", str(org))
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_denials_of_outsiders_are_coalesced_on_the_system_chain(tenant):
+    charlie = tenant.caller("charlie")
+    for _ in range(3):
+        assert charlie.get(tenant.path()).status_code == 404
+    denied = AuditEvent.objects.filter(chain="system", outcome="denied")
+    assert denied.count() == 1
+    vera = tenant.caller("vera")
+    assert vera.patch(tenant.path(), {"name": "x"}).status_code == 403
+    assert AuditEvent.objects.filter(organization_id=tenant.organization.pk, outcome="denied").count() == 1

@@ -1,0 +1,147 @@
+"""The tree over HTTP: making, reading, renaming, and who may."""
+
+import pytest
+
+from apps.tenancy.models import Environment, Organization, Project
+from tests.support import Caller, in_threads, make_person
+
+
+def test_whoever_makes_an_organization_is_its_admin(db):
+    from tests.support import caller_for
+
+    dora = caller_for(make_person("dora"))
+    made = dora.post("/orgs", {"name": "Dora's Döner & Co"})
+    assert made.status_code == 201
+    assert made.json()["slug"] == "dora-s-doner-co"
+    assert [r["role"] for r in dora.get("/me").json()["roles"]] == ["org_admin"]
+
+
+def test_slugs_are_derived_made_unique_or_refused(tenant):
+    alice = tenant.caller("alice")
+    projects = f"/orgs/{tenant.organization.pk}/projects"
+    assert alice.post(projects, {"name": "Orders"}).json()["slug"] == "orders-2"
+    taken = alice.post(projects, {"name": "Other", "slug": "orders"})
+    assert (taken.status_code, taken.json()["code"]) == (409, "slug_taken")
+    for slug in ("Orders", "a b", "", "x" * 64, "ä"):
+        assert alice.post(projects, {"name": "Other", "slug": slug}).status_code == 400
+
+
+@pytest.mark.parametrize(("who", "status"), [("alice", 200), ("bob", 200), ("vera", 200), ("charlie", 404)])
+def test_members_see_the_tree_and_outsiders_do_not_know_it_exists(tenant, who, status):
+    org = f"/orgs/{tenant.organization.pk}"
+    caller = tenant.caller(who)
+    for path in (org, f"{org}/projects", f"{org}/projects/{tenant.project.pk}", tenant.path()):
+        assert caller.get(path).status_code == status
+    assert caller.get(f"/orgs/{tenant.other_organization.pk}").status_code == (200 if who == "charlie" else 404)
+
+
+def test_an_id_under_the_wrong_parent_is_the_same_404_as_one_never_given_out(tenant):
+    alice = tenant.caller("alice")
+    crossed = f"/orgs/{tenant.organization.pk}/projects/{tenant.project.pk}/environments/{tenant.other_environment.pk}"
+    never = crossed.replace(str(tenant.other_environment.pk), "01890000-0000-7000-8000-000000000000")
+    bodies = [alice.get(p).json() for p in (crossed, never)]
+    for body in bodies:
+        body.pop("instance"), body.pop("request_id")
+    assert bodies[0] == bodies[1]
+    assert bodies[0]["status"] == 404
+
+
+@pytest.mark.parametrize(("who", "status"), [("alice", 200), ("bob", 403), ("vera", 403), ("charlie", 404)])
+def test_settings_are_changed_by_managers_only(tenant, who, status):
+    answer = tenant.caller(who).patch(tenant.path(), {"max_in_flight_deployments": 2})
+    assert answer.status_code == status
+    assert Environment.objects.get(pk=tenant.dev.pk).max_in_flight_deployments == (2 if status == 200 else 4)
+
+
+def test_posture_is_fixed_and_read_only_fields_stay(tenant):
+    alice = tenant.caller("alice")
+    body = alice.get(tenant.path()).json()
+    fixed = alice.patch(tenant.path(), {"posture": "prod"})
+    assert (fixed.status_code, fixed.json()["code"]) == (409, "posture_fixed")
+    assert alice.put(tenant.path(), body).status_code == 200
+    wrong = alice.put(tenant.path(), {**body, "id": str(tenant.prod.pk)})
+    assert wrong.json()["errors"][0] == {"pointer": "/id", "code": "read_only", "detail": "This field can't be set."}
+
+
+def test_conditional_requests(tenant):
+    alice = tenant.caller("alice")
+    tag = alice.get(tenant.path())["ETag"]
+    assert alice.get(tenant.path(), if_none_match=tag).status_code == 304
+    assert alice.patch(tenant.path(), {"name": "Renamed"}, if_match=tag).status_code == 200
+    assert alice.patch(tenant.path(), {"name": "Again"}, if_match=tag).status_code == 412
+    assert alice.patch(tenant.path(), {"name": "Again"}, if_match="nonsense").status_code == 400
+
+
+@pytest.mark.postgres
+def test_of_two_edits_against_one_version_one_wins(transactional_db, tenant):
+    alice = tenant.caller("alice")
+    tag = alice.get(tenant.path())["ETag"]
+    token = alice.token
+    answers = in_threads(
+        *(lambda n=n: Caller(token).patch(tenant.path(), {"name": f"n{n}"}, if_match=tag).status_code for n in range(6))
+    )
+    assert sorted(answers) == [200, 412, 412, 412, 412, 412]
+
+
+def test_lists_are_keyset_pages_newest_first(tenant):
+    alice = tenant.caller("alice")
+    path = f"/orgs/{tenant.organization.pk}/projects"
+    for n in range(5):
+        alice.post(path, {"name": f"P{n}"})
+    names, url = [], f"{path}?limit=2"
+    while url:
+        page = alice.get(url).json()
+        names += [row["name"] for row in page["results"]]
+        url = page["next"] and page["next"].split("/api/v1")[1]
+        back = page["previous"]
+    assert names == ["P4", "P3", "P2", "P1", "P0", "Orders"]
+    newer = alice.get(back.split("/api/v1")[1]).json()
+    assert [row["name"] for row in newer["results"]] == ["P2", "P1"]
+    assert alice.get(f"{path}?q=p3").json()["results"][0]["name"] == "P3"
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=201", "limit=x", "limit=%00", "cursor=zzz", "cursor=%F0", "colour=red", "created_after=today",
+              "limit=1&limit=2"]
+)  # fmt: skip
+def test_a_bad_list_parameter_is_400(tenant, query):
+    assert tenant.caller("alice").get(f"/orgs?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("level", ["organization", "project", "environment"])
+def test_a_deleted_node_is_404_to_everyone_and_frees_its_slug(tenant, level):
+    alice = tenant.caller("alice")
+    org = f"/orgs/{tenant.organization.pk}"
+    path = {"organization": org, "project": f"{org}/projects/{tenant.project.pk}", "environment": tenant.path()}[level]
+    assert alice.delete(path).status_code in (202, 204)
+    assert alice.get(path).status_code == 404
+    assert alice.get(tenant.path()).status_code == 404
+    again = {"organization": "/orgs", "project": f"{org}/projects", "environment": tenant.path().rsplit("/", 1)[0]}[level]
+    body = {"organization": {"name": "Acme"}, "project": {"name": "Orders"},
+            "environment": {"name": "dev", "posture": "dev"}}[level]  # fmt: skip
+    made = alice.post(again, body)
+    assert made.status_code == 201
+    assert made.json()["slug"] == body["name"].lower()
+
+
+@pytest.mark.parametrize(("who", "status"), [("bob", 403), ("vera", 403), ("charlie", 404)])
+def test_only_managers_delete(tenant, who, status):
+    assert tenant.caller(who).delete(tenant.path()).status_code == status
+    assert Environment.objects.alive().filter(pk=tenant.dev.pk).exists()
+
+
+@pytest.mark.postgres
+def test_of_two_who_take_one_slug_one_gets_it(transactional_db, tenant):
+    token = tenant.caller("alice").token
+    path = f"/orgs/{tenant.organization.pk}/projects"
+    answers = in_threads(
+        *([lambda: Caller(token).post(path, {"name": "Twin", "slug": "twin"}).status_code] * 5)
+    )
+    assert sorted(answers) == [201, 409, 409, 409, 409]
+    assert Project.objects.filter(slug="twin").count() == 1
+
+
+def test_a_malformed_id_is_404(tenant):
+    answer = tenant.caller("alice").get("/orgs/not-a-uuid")
+    assert answer.status_code == 404
+    assert Organization.objects.count() >= 2
