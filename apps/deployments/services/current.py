@@ -12,60 +12,47 @@ from apps.tenancy.models import Environment
 
 S, T = DeploymentStatus, TargetStatus
 
-TAKES_OVER = Q(deployment__rolling_back_at__isnull=True) & (
-    Q(status=T.ACTIVATED) | Q(status=T.UNREACHABLE, deployment__status=S.ACTIVE)
-)
-"""A target that takes its agent over from older deployments: confirmed, or stayed away from one that became active."""
+HOLDS = Q(status=T.ACTIVATED) | Q(status=T.UNREACHABLE, deployment__status=S.ACTIVE)
+"""A target that its deployment holds: confirmed, or silent in a deployment that became active without it."""
 
 
 def still_held(deployment_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
-    """Those of `deployment_ids` that hold at least one target nobody newer took over.
-
-    A deployment holds the targets that it activated and those that stayed away, save where the agent is gone.
-    """
+    """Those of `deployment_ids` that hold at least one target which nobody newer took over."""
     newer = Target.objects.filter(
-        TAKES_OVER, agent_id=OuterRef("agent_id"), sequence__gt=OuterRef("sequence")
+        HOLDS,
+        agent_id=OuterRef("agent_id"),
+        sequence__gt=OuterRef("sequence"),
+        deployment__rolling_back_at__isnull=True,
     )
     held = Target.objects.filter(
-        Q(status__in=(T.ACTIVATED, T.UNREACHABLE)) | Q(status__in=(T.ASSIGNED, T.FETCHED, T.VERIFIED)),
-        ~Exists(newer),
-        deployment_id__in=list(deployment_ids),
-        agent_gone_at__isnull=True,
+        HOLDS, ~Exists(newer), deployment_id__in=list(deployment_ids), agent_gone_at__isnull=True
     )
     return set(held.values_list("deployment_id", flat=True))
 
 
 def refresh_superseded(deployment: Deployment) -> None:
     """Bring `superseded_by` of those before `deployment` in line with what it took over or gave back."""
-    environment = deployment.environment
-    mine = list(Target.objects.filter(deployment=deployment).values_list("agent_id", flat=True))
+    targets = Target.objects.filter(deployment=deployment)
     earlier = Deployment.objects.filter(
-        environment=environment,
+        environment=deployment.environment,
         status__in=(S.ACTIVE, S.FAILED),
         rolling_back_at__isnull=True,
         sequence__lt=deployment.sequence,
     )
     if deployment.rolling_back_at is None:
-        taken = list(
-            earlier.filter(
-                Exists(Target.objects.filter(deployment=OuterRef("pk"), agent_id__in=mine, status=T.ACTIVATED))
-                | Q(status=S.ACTIVE),
-                superseded_by__isnull=True,
-            )
-            .filter(Exists(Target.objects.filter(deployment=OuterRef("pk"), agent_id__in=mine)))
-            .values_list("pk", flat=True)
-        )
-        over = set(taken) - still_held(taken)
-        Deployment.objects.filter(pk__in=over, superseded_by__isnull=True).update(superseded_by=deployment.pk)
+        agents = list(targets.filter(HOLDS).values_list("agent_id", flat=True))
+        shared = Target.objects.filter(HOLDS, deployment=OuterRef("pk"), agent_id__in=agents)
+        met = list(earlier.filter(Exists(shared), superseded_by__isnull=True).values_list("pk", flat=True))
+        taken = set(met) - still_held(met)
+        Deployment.objects.filter(pk__in=taken, superseded_by__isnull=True).update(superseded_by=deployment.pk)
         return
-    previous = Target.objects.filter(deployment=deployment, previous_deployment_id__isnull=False)
-    back = set(
+    previous = targets.filter(previous_deployment_id__isnull=False).values("previous_deployment_id")
+    given_back = list(
         earlier.filter(
-            Q(superseded_by=deployment.pk) | Q(pk__in=previous.values("previous_deployment_id")),
-            superseded_by__isnull=False,
+            Q(superseded_by=deployment.pk) | Q(pk__in=previous), superseded_by__isnull=False
         ).values_list("pk", flat=True)
     )
-    Deployment.objects.filter(pk__in=still_held(back)).update(superseded_by=None)
+    Deployment.objects.filter(pk__in=still_held(given_back)).update(superseded_by=None)
 
 
 def refresh_current(environment: Environment) -> None:

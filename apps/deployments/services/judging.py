@@ -21,10 +21,6 @@ def judge(deployment: Deployment) -> None:
         judge_rollback(deployment)
 
 
-def _agents_of(deployment: Deployment) -> list[object]:
-    return list(Target.objects.filter(deployment=deployment).values_list("agent_id", flat=True))
-
-
 def judge_rollout(deployment: Deployment) -> None:
     """`active` once every target settled with few enough failed or unreachable; `failed` the moment there are more.
 

@@ -23,6 +23,8 @@ from apps.tenancy.selectors import lock_environment
 
 S, T = DeploymentStatus, TargetStatus
 
+NEVER_FETCHED = (T.ASSIGNED.value, T.UNREACHABLE.value, T.FAILED.value)
+"""What a target may say that was never handed the bundle."""
 ROLLS_BACK_FROM = (S.DEPLOYING.value, S.ACTIVE.value, S.FAILED.value)
 
 
@@ -69,9 +71,7 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
             extra={"deployment_id": str(clash)},
         )
     now = clock.now()
-    untouched = [
-        t.pk for t in covered if t.handed_out_at is None and t.status in (T.PENDING.value, T.ASSIGNED.value)
-    ]
+    untouched = [t.pk for t in covered if t.handed_out_at is None and t.status in NEVER_FETCHED]
     undone = [t.pk for t in covered if t.status == T.ROLLED_BACK.value]
     waiting = [t.pk for t in covered if t.pk not in {*untouched, *undone}]
     rows = Target.objects.filter(deployment=deployment)

@@ -1,0 +1,54 @@
+"""Jobs and chores of this room."""
+
+from __future__ import annotations
+
+from apps.deployments.services.build import (
+    NothingToDo,
+    Unbuildable,
+    finish_build,
+    give_up_build,
+    make_archive,
+    start_build,
+)
+from apps.deployments.services.queue import BUILD_JOB
+from apps.deployments.services.timeouts import sweep_timeouts
+from apps.jobs import registry
+from apps.jobs.models import Job
+from apps.jobs.registry import JobRun, PermanentJobError
+from apps.jobs.services import complete_in_transaction
+
+TIMEOUTS_EVERY_SECONDS = 2
+
+
+def run_build(run: JobRun) -> str | None:
+    """Compile, sign and keep the bundle of the deployment `run.subject_id`, and assign its targets.
+
+    Safe to run again at any point: what a build depends on is fixed in the row, and only one of two ends it.
+    """
+    if run.environment_id is None:
+        raise PermanentJobError("a build belongs to an environment")
+    try:
+        work = start_build(deployment_id=run.subject_id, environment_id=run.environment_id)
+        if isinstance(work, NothingToDo):
+            return work.note
+        run.progress(30)
+        built = make_archive(work)
+    except Unbuildable as error:
+        raise PermanentJobError(str(error)) from error
+    run.progress(80)
+    run.ensure_lease()
+    return finish_build(work, built, complete=lambda: complete_in_transaction(run))
+
+
+def bury_build(job: Job) -> None:
+    """What becomes of the deployment when its build job is dead."""
+    if job.environment_id is not None:
+        give_up_build(deployment_id=job.subject_id, environment_id=job.environment_id, error=job.error)
+
+
+def register() -> None:
+    """Tell the engine about them."""
+    registry.register_handler(
+        BUILD_JOB, run_build, max_attempts=5, base_seconds=1, cap_seconds=60, timeout_seconds=60, on_dead=bury_build
+    )
+    registry.register_chore("deployment_timeouts", every_seconds=TIMEOUTS_EVERY_SECONDS, run=sweep_timeouts)

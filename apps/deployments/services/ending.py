@@ -1,0 +1,72 @@
+"""Ends that come from the approval or the build, not from the agents."""
+
+from __future__ import annotations
+
+from apps.core import clock
+from apps.core.actors import ActorRef
+from apps.core.errors import Conflict, StateConflict
+from apps.core.fsm import allowed_from
+from apps.deployments.models import Deployment, DeploymentStatus
+from apps.deployments.services.moves import REASON_LENGTH, move
+from apps.deployments.services.rollback import begin_rollback
+
+S = DeploymentStatus
+
+BEFORE_HAND_OUT = (S.PENDING_APPROVAL.value, S.APPROVED.value, S.BUILDING.value)
+
+
+def _said(code: str, detail: str) -> str:
+    return (f"{code}: {detail}" if detail else code)[:REASON_LENGTH]
+
+
+def deny(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
+    """Move to `denied`, in the caller's transaction. Raises StateConflict."""
+    move(
+        deployment,
+        "deny",
+        actor=actor,
+        trigger=trigger,
+        reason=reason,
+        status_reason=_said(trigger, reason),
+        build_queued_at=None,
+        settled_at=clock.now(),
+    )
+
+
+def take_back(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
+    """Cancelled or revoked: `denied` before it was handed out, `rolling_back` while deploying.
+
+    Raises Conflict `deployment_completed` later, StateConflict when it was denied already.
+    """
+    if deployment.status in BEFORE_HAND_OUT:
+        deny(deployment, actor=actor, trigger=trigger, reason=reason)
+    elif deployment.status == S.DEPLOYING.value:
+        begin_rollback(deployment, actor=actor, trigger=trigger, reason=reason)
+    elif deployment.status == S.DENIED.value:
+        raise StateConflict(deployment.status, S.DENIED.value, allowed_from(deployment))
+    else:
+        raise Conflict(
+            f"It is {deployment.status} already. What runs is taken back by a rollback.",
+            code="deployment_completed",
+            extra={"from": deployment.status, "allowed": allowed_from(deployment)},
+        )
+
+
+def fail_build(deployment: Deployment, *, actor: ActorRef, code: str, detail: str = "") -> None:
+    """Move to `failed` before anything was handed out (through `building` when it was not there yet).
+
+    Raises StateConflict when it is past that.
+    """
+    if deployment.status == S.APPROVED.value:
+        move(deployment, "start_build", actor=actor, trigger="build_started", build_queued_at=None)
+    if deployment.status != S.BUILDING.value:
+        raise StateConflict(deployment.status, S.FAILED.value, allowed_from(deployment))
+    move(
+        deployment,
+        "fail",
+        actor=actor,
+        trigger=code,
+        reason=detail,
+        status_reason=_said(code, detail),
+        settled_at=clock.now(),
+    )
