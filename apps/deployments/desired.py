@@ -44,7 +44,8 @@ def desired_of(walk: Iterable[Assigned]) -> Desired:
     """What the agent of `walk` (all that it was ever assigned, highest sequence first) shall do.
 
     The newest assignment counts even if unconfirmed. Once the newest is out, only what this agent itself activated
-    counts: going back never leads to something it did not run. Nothing counts: `stop`; nothing was ever assigned: `none`.
+    counts: going back never leads to something it did not run. Nothing counts: `stop`; nothing was ever assigned:
+    `none`.
     The word is `rollback` when what is wanted is older than the newest assignment, else `activate`. It serves the
     deployment that was last taken back from this agent above what is wanted, else what is wanted itself (for `stop`
     the newest). Reads no further than it needs.

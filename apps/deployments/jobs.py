@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apps.deployments.services.build import (
     NothingToDo,
-    Unbuildable,
+    UnbuildableError,
     finish_build,
     give_up_build,
     make_archive,
@@ -33,7 +33,7 @@ def run_build(run: JobRun) -> str | None:
             return work.note
         run.progress(30)
         built = make_archive(work)
-    except Unbuildable as error:
+    except UnbuildableError as error:
         raise PermanentJobError(str(error)) from error
     run.progress(80)
     run.ensure_lease()

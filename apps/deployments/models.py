@@ -246,7 +246,7 @@ class Target(TreeModel):
     """One agent of a deployment. The agent is named by a plain id: the row outlives it.
 
     `phase` is the rollout's phase (0 for `all_at_once`), `phase_started_at` when it began here, or when the rollback
-    did. `sequence` is the deployment's, set when the bundle is assigned: a target without one was never handed anything.
+    did. `sequence` is the deployment's, set when the bundle is assigned: a target without one was never told anything.
     `previous_*` is what the agent had last confirmed then. `rollback_at` is when a rollback was asked of this target.
     `settled_at` is set once there is nothing more to wait for. `report` holds `reason`, `tuning` and `log_tail`.
     """

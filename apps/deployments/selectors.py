@@ -117,7 +117,7 @@ def visible_deployments(principal: Principal) -> DeploymentQuerySet:
 
 def target_counts(deployment_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict[str, int]]:
     """{deployment: {total, and a count per target status}} in one query."""
-    empty: Counter[str] = Counter({status: 0 for status in TargetStatus.values})
+    empty: Counter[str] = Counter(dict.fromkeys(TargetStatus.values, 0))
     counts: dict[uuid.UUID, Counter[str]] = {pk: Counter(empty) for pk in deployment_ids}
     rows = (
         Target.objects.filter(deployment_id__in=list(counts))

@@ -41,9 +41,7 @@ class DeploymentSource:
         if target is None:
             raise NotFound()
         deployment = target.deployment
-        blob = StoredBlob.objects.filter(
-            environment_id=agent.environment_id, sha256=deployment.bundle_sha256
-        ).first()
+        blob = StoredBlob.objects.filter(environment_id=agent.environment_id, sha256=deployment.bundle_sha256).first()
         approval = Approval.objects.filter(pk=deployment.approval_id).first()
         if blob is None or approval is None or deployment.built_at_ms is None:
             raise NotFound()

@@ -1,14 +1,13 @@
-"""What a decision on an approval does to its deployment. Called in the decision's transaction, the environment locked."""
+"""What a decision on an approval does to its deployment. Called in the decision's own transaction."""
 
 from __future__ import annotations
 
 from apps.approvals.models import Approval
-from apps.approvals.registry import SubjectDescription
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.core.errors import NotFound
 from apps.core.ids import parse_id
-from apps.deployments.models import Deployment, DeploymentStatus, Target
+from apps.deployments.models import Deployment, DeploymentStatus
 from apps.deployments.selectors import base_of
 from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.ending import deny, fail_build, take_back

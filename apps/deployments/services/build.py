@@ -1,4 +1,4 @@
-"""Building the bundle: what is fixed when it first starts, what is made outside of any transaction, what is assigned."""
+"""Building the bundle: what is fixed at its first start, what is made outside of any transaction, what is assigned."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class NothingToDo:
     note: str
 
 
-class Unbuildable(Exception):
+class UnbuildableError(Exception):
     """This can never be built, however often it is tried."""
 
 
@@ -130,11 +130,11 @@ def _inputs(environment: Environment, deployment: Deployment, approval: Approval
     scope = scope_of(environment)
     bundle = ConfigBundle.objects.filter(pk=deployment.bundle_id, environment=environment).first()
     if bundle is None or deployment.sequence is None or deployment.built_at_ms is None:
-        raise Unbuildable("its config bundle is not there")
+        raise UnbuildableError("its config bundle is not there")
     version = pipelines.get_version(scope, deployment.version_id)
     compiled = compile_spec(version.spec)
     if compiled.plan is None or compiled.canonical is None or compiled.spec_hash != deployment.spec_hash:
-        raise Unbuildable("its version does not compile to what was approved")
+        raise UnbuildableError("its version does not compile to what was approved")
     return BundleInputs(
         spec_kv=compiled.canonical,
         plan=compiled.plan.as_dict(),

@@ -19,9 +19,7 @@ from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment, scope_of
 
 
-def create_bundle(
-    *, actor: Principal, scope: Scope, version_id: uuid.UUID, config: Mapping[str, Any]
-) -> ConfigBundle:
+def create_bundle(*, actor: Principal, scope: Scope, version_id: uuid.UUID, config: Mapping[str, Any]) -> ConfigBundle:
     """A version of this environment together with its configuration.
 
     Raises Unprocessable: `unknown_version`; `invalid_config` with a pointer (into the body, `/config/…`) per problem.

@@ -31,5 +31,3 @@ def cancel(*, actor: Principal, scope: Scope, deployment_id: uuid.UUID, reason: 
             approvals.revoke_for_subject(actor=actor, approval=approval, comment=reason, trigger="cancelled")
         after_moves(deployment)
         return locked_deployment(environment, deployment_id)
-
-

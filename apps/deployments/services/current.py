@@ -48,9 +48,9 @@ def refresh_superseded(deployment: Deployment) -> None:
         return
     previous = targets.filter(previous_deployment_id__isnull=False).values("previous_deployment_id")
     given_back = list(
-        earlier.filter(
-            Q(superseded_by=deployment.pk) | Q(pk__in=previous), superseded_by__isnull=False
-        ).values_list("pk", flat=True)
+        earlier.filter(Q(superseded_by=deployment.pk) | Q(pk__in=previous), superseded_by__isnull=False).values_list(
+            "pk", flat=True
+        )
     )
     Deployment.objects.filter(pk__in=still_held(given_back)).update(superseded_by=None)
 

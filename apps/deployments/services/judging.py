@@ -77,7 +77,9 @@ def judge_rollback(deployment: Deployment) -> None:
         )
     )
     failed = [
-        name for status, settled, gone, name in rows if status == T.FAILED.value and settled is not None and gone is None
+        name
+        for status, settled, gone, name in rows
+        if status == T.FAILED.value and settled is not None and gone is None
     ]
     if failed:
         reason = f"could not go back on {', '.join(failed[:5])}"

@@ -1,4 +1,4 @@
-"""What agents say of a deployment. Each report is one guarded update of one target; the last one moves the deployment."""
+"""What agents say. Each report is one guarded update of one target; the last one moves the deployment."""
 
 from __future__ import annotations
 
