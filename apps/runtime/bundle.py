@@ -1,0 +1,273 @@
+"""The signed bundle: one deterministic ustar archive, written by the control plane and read by the hosts.
+
+Members, in this order: `approval.cred config.json manifest.dsse.json manifest.json plan.json spec.kv`. Same inputs, same
+bytes. Reading trusts nothing: every byte of the archive must be what writing its own contents again would give.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rfc8785
+
+from apps.runtime.config import config_hash as hash_config
+from apps.runtime.spec import compile_spec
+from apps.runtime.trust import (
+    PAYLOAD_MANIFEST,
+    KeySet,
+    Signer,
+    TrustedKey,
+    TrustError,
+    load_canonical,
+    open_envelope,
+    sign_envelope,
+    verify_credential,
+)
+
+MEMBERS = ("approval.cred", "config.json", "manifest.dsse.json", "manifest.json", "plan.json", "spec.kv")
+CONTENTS = ("approval.cred", "config.json", "plan.json", "spec.kv")
+MAX_BUNDLE_BYTES = 8 * 1024 * 1024
+_CAPS = {
+    "approval.cred": 64 * 1024,
+    "config.json": 1024 * 1024,
+    "manifest.dsse.json": 256 * 1024,
+    "manifest.json": 64 * 1024,
+    "plan.json": 2 * 1024 * 1024,
+    "spec.kv": 512 * 1024,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInputs:
+    """Everything that goes into an archive. Ids are text, `built_at_ms` Unix ms, hashes `sha256:…`."""
+
+    spec_kv: str
+    plan: Mapping[str, Any]
+    config: Mapping[str, Any]
+    approval_cred: str
+    organization_id: str
+    project_id: str
+    environment_id: str
+    posture: str
+    deployment_id: str
+    spec_hash: str
+    config_hash: str
+    sequence: int
+    built_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltBundle:
+    """The archive's bytes, their SHA-256 (hex), and the manifest inside."""
+
+    archive: bytes
+    sha256: str
+    manifest: dict[str, Any]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(files):
+            info = tarfile.TarInfo(name)
+            info.size = len(files[name])
+            info.mode = 0o644
+            info.mtime = info.uid = info.gid = 0
+            info.uname = info.gname = ""
+            tar.addfile(info, io.BytesIO(files[name]))
+    return out.getvalue()
+
+
+def build_bundle(inputs: BundleInputs, signer: Signer) -> BuiltBundle:
+    """Pack and sign. Deterministic: the same inputs and key give the same bytes (Ed25519 is)."""
+    files = {
+        "spec.kv": inputs.spec_kv.encode(),
+        "plan.json": rfc8785.dumps(dict(inputs.plan)),
+        "config.json": rfc8785.dumps(dict(inputs.config)),
+        "approval.cred": inputs.approval_cred.encode(),
+    }
+    manifest: dict[str, Any] = {
+        "v": 1,
+        "organization_id": inputs.organization_id,
+        "project_id": inputs.project_id,
+        "environment_id": inputs.environment_id,
+        "environment_posture": inputs.posture,
+        "deployment_id": inputs.deployment_id,
+        "spec_hash": inputs.spec_hash,
+        "config_hash": inputs.config_hash,
+        "sequence": inputs.sequence,
+        "built_at": inputs.built_at_ms,
+        "files": {name: {"sha256": _sha256(data), "size": len(data)} for name, data in files.items()},
+    }
+    payload = rfc8785.dumps(manifest)
+    files["manifest.json"] = payload
+    files["manifest.dsse.json"] = rfc8785.dumps(sign_envelope(payload, PAYLOAD_MANIFEST, [signer]))
+    archive = _archive(files)
+    return BuiltBundle(archive, _sha256(archive), manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleContents:
+    """An archive taken apart under caps; nothing in it verified yet."""
+
+    files: Mapping[str, bytes]
+    sha256: str
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The canonical JSON object of a member. Raises `bundle_malformed`."""
+        return load_canonical(self.files[name], "bundle_malformed", name)
+
+
+def _bad(message: str) -> TrustError:
+    return TrustError("bundle_malformed", message)
+
+
+def read_bundle(data: bytes) -> BundleContents:
+    """Take an archive apart. Raises `bundle_too_large`, `bundle_path_escape`, or `bundle_malformed` on anything but exactly the six
+    regular files, in order, within their caps, in the one form that writing them gives."""
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise TrustError("bundle_too_large", f"the archive has more than {MAX_BUNDLE_BYTES} bytes")
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                name = member.name
+                if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+                    raise TrustError("bundle_path_escape", "a member's path leads out of the archive")
+                if not member.isreg():
+                    raise _bad(f"{name[:80]!r} is not a regular file")
+                if name not in _CAPS or name in files:
+                    raise _bad(f"{name[:80]!r} is not one of the six files, or is there twice")
+                if member.size > _CAPS[name]:
+                    raise TrustError("bundle_too_large", f"{name} is larger than {_CAPS[name]} bytes")
+                source = tar.extractfile(member)
+                if source is None:
+                    raise _bad(f"{name} can't be read")
+                files[name] = source.read(_CAPS[name] + 1)
+    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        raise _bad("this is not a ustar archive") from error
+    if set(files) != set(MEMBERS):
+        raise _bad("a file is missing")
+    if _archive(files) != data:
+        raise _bad("the archive is not in the one form that it has")
+    return BundleContents(files, _sha256(data))
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBundle:
+    """A bundle that may be run: its manifest, plan and config as JSON objects, and who approved it."""
+
+    manifest: dict[str, Any]
+    plan: dict[str, Any]
+    config: dict[str, Any]
+    spec_kv: str
+    capabilities: tuple[str, ...]
+    sequence: int
+    deployment_id: str
+    sha256: str
+    approved_by: tuple[str, ...]
+
+
+def _no(code: str, message: str) -> TrustError:
+    return TrustError(code, message)
+
+
+_MANIFEST_FIELDS = {
+    "v": int, "organization_id": str, "project_id": str, "environment_id": str, "environment_posture": str,
+    "deployment_id": str, "spec_hash": str, "config_hash": str, "sequence": int, "built_at": int, "files": dict,
+}  # fmt: skip
+
+
+def verify_bundle(
+    contents: BundleContents,
+    *,
+    keys: KeySet | Mapping[str, TrustedKey],
+    expected_sha256: str | None = None,
+    environment_id: str | None = None,
+    posture: str | None = None,
+    org_id: str | None = None,
+    project_id: str | None = None,
+    deployment_id: str | None = None,
+    sequence: int | None = None,
+) -> VerifiedBundle:
+    """Everything a host checks before it runs a bundle; what is given must match.
+
+    In this order: `bundle_digest_mismatch`; the envelope (`bad_envelope`, `unknown_key`, `key_revoked`,
+    `bad_signature`); `manifest_mismatch` (manifest.json is not the signed payload, its shape, or a file's digest or size);
+    `wrong_organization`, `wrong_environment`, `wrong_deployment`, `wrong_sequence`; the spec compiles to the same hash and
+    plan (`spec_mismatch`) and the config to its hash (`config_mismatch`); the credential as of `built_at` (`credential_…`).
+    """
+    if expected_sha256 is not None and contents.sha256 != expected_sha256:
+        raise _no("bundle_digest_mismatch", "the archive is not the one that was directed")
+    try:
+        envelope = json.loads(contents.files["manifest.dsse.json"])
+    except ValueError:
+        raise _no("bad_envelope", "manifest.dsse.json is not JSON") from None
+    payload = open_envelope(envelope, PAYLOAD_MANIFEST, keys)
+    if payload != contents.files["manifest.json"]:
+        raise _no("manifest_mismatch", "manifest.json is not what was signed")
+    manifest = load_canonical(payload, "manifest_mismatch", "manifest.json")
+    if set(manifest) != set(_MANIFEST_FIELDS) or not all(
+        isinstance(manifest[name], kind) and not isinstance(manifest[name], bool) for name, kind in _MANIFEST_FIELDS.items()
+    ):
+        raise _no("manifest_mismatch", "the manifest's fields are not the known ones")
+    if manifest["v"] != 1:
+        raise _no("manifest_mismatch", "the manifest's version is unknown")
+    wanted = {name: {"sha256": _sha256(contents.files[name]), "size": len(contents.files[name])} for name in CONTENTS}
+    if manifest["files"] != wanted:
+        raise _no("manifest_mismatch", "a file is not the one that was signed")
+    for given, name, code in (
+        (org_id, "organization_id", "wrong_organization"),
+        (project_id, "project_id", "wrong_environment"),
+        (environment_id, "environment_id", "wrong_environment"),
+        (posture, "environment_posture", "wrong_environment"),
+        (deployment_id, "deployment_id", "wrong_deployment"),
+        (sequence, "sequence", "wrong_sequence"),
+    ):
+        if given is not None and manifest[name] != given:
+            raise _no(code, f"the bundle's {name} is another one")
+
+    text = contents.files["spec.kv"].decode("utf-8", "replace")
+    compiled = compile_spec(text)
+    if not compiled.ok or compiled.plan is None or compiled.spec_hash != manifest["spec_hash"]:
+        raise _no("spec_mismatch", "spec.kv does not compile to the signed hash")
+    if compiled.canonical != text or rfc8785.dumps(compiled.plan.as_dict()) != contents.files["plan.json"]:
+        raise _no("spec_mismatch", "plan.json is not what spec.kv compiles to")
+    config = contents.json("config.json")
+    if hash_config(config) != manifest["config_hash"]:
+        raise _no("config_mismatch", "config.json does not have the signed hash")
+
+    claims = verify_credential(
+        contents.files["approval.cred"].decode("utf-8", "replace"),
+        keys=keys,
+        spec_hash=manifest["spec_hash"],
+        environment_id=manifest["environment_id"],
+        posture=manifest["environment_posture"],
+        at_ms=manifest["built_at"],
+        capabilities=compiled.capabilities,
+        config_hash=manifest["config_hash"],
+        subject=f"deployment:{manifest['deployment_id']}",
+        org_id=manifest["organization_id"],
+        project_id=manifest["project_id"],
+    )
+    return VerifiedBundle(
+        manifest=manifest,
+        plan=contents.json("plan.json"),
+        config=config,
+        spec_kv=text,
+        capabilities=tuple(compiled.capabilities),
+        sequence=manifest["sequence"],
+        deployment_id=manifest["deployment_id"],
+        sha256=contents.sha256,
+        approved_by=claims.issued_by,
+    )
