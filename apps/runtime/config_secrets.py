@@ -72,8 +72,13 @@ def _is_random(word: str) -> bool:
     bits = _entropy(word)
     if _HEX.fullmatch(word):
         return bits > 2.5
+    if all(
+        part.isdigit() or (part.isalpha() and part in (part.lower(), part.upper()))
+        for part in re.split("[-_/+=]+", word)
+        if part
+    ):
+        return False  # eu-central-1-prod: words and numbers, each in one piece
     kinds = sum(bool(re.search(kind, word)) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
-    # Words of a path or a kebab-case name are short runs of one kind; a random string mixes them everywhere.
     changes = sum(_kind(a) != _kind(b) for a, b in pairwise(word))
     return kinds >= 2 and bits > 3.7 and changes * 3 > len(word)
 

@@ -126,7 +126,7 @@ def _unknown_keys(entries: list[Entry], found: Findings) -> None:
     for number, entry in enumerate(entries):
         near: list[str] = []
         if number < _MAX_SUGGESTIONS and len(entry.key) <= 64:
-            near = difflib.get_close_matches(entry.key, _ALL_KEYS, n=1, cutoff=0.75)
+            near = difflib.get_close_matches(entry.key, _ALL_KEYS, n=1, cutoff=0.88)
         hint = f"Did you mean {near[0]}?" if near else "Remove the line."
         message = f"{clip(entry.key, 60)} is not known and is dropped."
         found.add("unknown_key", entry.line, entry.key, message, hint)

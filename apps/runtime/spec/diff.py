@@ -124,7 +124,7 @@ def _moved(was: list[str], now: list[str]) -> set[str]:
         fitting = [chain for chain in chains if place[chain[-1]] < place[name]]
         best = max(fitting, key=len) if fitting else []
         chains.append([*best, name])
-    kept = set(max(chains, key=len)) if chains else set()
+    kept: set[str] = set().union(*sorted(chains, key=len)[-1:])
     return {name for name in now if name not in kept}
 
 

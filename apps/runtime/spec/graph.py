@@ -14,7 +14,7 @@ from html import escape
 from apps.runtime.spec.plan import EGRESS, INGRESS, Plan
 
 _BOX_W, _BOX_H, _END_W = 184, 52, 92
-_GAP_X, _GAP_Y, _PAD = 56, 24, 16
+_GAP_X, _GAP_Y, _PAD, _ARROW = 56, 24, 16, 9
 
 
 def to_dot(plan: Plan) -> str:
@@ -29,26 +29,19 @@ def to_dot(plan: Plan) -> str:
 
 
 def to_svg(plan: Plan) -> str:
-    """The graph as one `<svg>` element, left to right, with an accessible title and description.
+    """The graph as one `<svg>` element, left to right, with an accessible name.
 
     Every text is escaped; long names are shortened and whole in a tooltip.
     """
-    nodes, paths, width, height = _layout(plan)
-    uid = "graph-" + plan.spec_hash.removeprefix("sha256:")[:12]
+    nodes, ways, width, height = _layout(plan)
     order = ", ".join(f"{stage.id} ({stage.op})" for stage in plan.stages)
+    label = f"Pipeline {plan.name}: from ingress to egress through {order}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" aria-labelledby="{uid}-title {uid}-desc">',
-        f'<title id="{uid}-title">Pipeline {escape(plan.name)}</title>',
-        f'<desc id="{uid}-desc">From ingress to egress through {escape(order)}.</desc>',
-        f'<defs><marker id="{uid}-arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
-        'orient="auto"><path class="graph-arrow" d="M0 0 8 4 0 8Z" fill="currentColor"/></marker></defs>',
+        f'width="{width}" height="{height}" role="img" aria-label="{escape(label)}">'
+        f"<title>Pipeline {escape(plan.name)}</title>"
     ]
-    for path in paths:
-        parts.append(
-            f'<path class="graph-edge" d="{path}" fill="none" stroke="currentColor" stroke-opacity="0.55" '
-            f'stroke-width="1.5" marker-end="url(#{uid}-arrow)"/>'
-        )
+    parts += [_drawn_edge(*way) for way in ways]
     parts += [_drawn(node) for node in nodes]
     return "".join([*parts, "</svg>"])
 
@@ -77,7 +70,7 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def _layout(plan: Plan) -> tuple[list[_Node], list[str], int, int]:
+def _layout(plan: Plan) -> tuple[list[_Node], list[list[_Node]], int, int]:
     """Columns by the longest way from the ingress; an edge over several columns gets a free row in each between."""
     column: dict[str, int] = {INGRESS: 0}
     for stage in plan.stages:
@@ -118,22 +111,27 @@ def _layout(plan: Plan) -> tuple[list[_Node], list[str], int, int]:
             spots[name] = _Node(name, step.id if step else name, op, css, left[at], y, box)
             y += _BOX_H + _GAP_Y
     nodes = [node for node in spots.values() if not node.name.startswith("via:")]
-    return nodes, [_path([spots[name] for name in way]) for way in ways], width, height
+    return nodes, [[spots[name] for name in way] for way in ways], width, height
 
 
-def _path(way: list[_Node]) -> str:
-    first = way[0]
+def _drawn_edge(first: _Node, *others: _Node) -> str:
+    """A curve from box to box, flat through the free rows, with its own arrow head: no ids that a page may repeat."""
     x, y = first.x + first.w, first.y + _BOX_H // 2
     parts = [f"M{x} {y}"]
-    for node in way[1:]:
+    for node in others:
         to_x, to_y = node.x, node.y + _BOX_H // 2
-        bend = (to_x - x) // 2
-        parts.append(f"C{x + bend} {y} {to_x - bend} {to_y} {to_x} {to_y}")
+        end = to_x - _ARROW if node is others[-1] else to_x
+        bend = (end - x) // 2
+        parts.append(f"C{x + bend} {y} {end - bend} {to_y} {end} {to_y}")
         x, y = to_x, to_y
-        if node.name.startswith("via:"):
+        if node is not others[-1]:
             x += node.w
             parts.append(f"H{x}")
-    return "".join(parts)
+    return (
+        f'<path class="graph-edge" d="{"".join(parts)}" fill="none" stroke="currentColor" stroke-opacity="0.55" '
+        f'stroke-width="1.5"/><path class="graph-arrow" d="M{x - _ARROW} {y - 4}L{x} {y}L{x - _ARROW} {y + 4}Z" '
+        'fill="currentColor" fill-opacity="0.7"/>'
+    )
 
 
 def _drawn(node: _Node) -> str:
