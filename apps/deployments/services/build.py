@@ -112,7 +112,7 @@ def _refusal(
     try:
         approvals.check_credential(approval, at_ms=clock.now_ms())
     except TrustError as error:
-        return error.code, str(error)
+        return error.code, error.message
     if deployment.status == S.APPROVED.value:
         base = base_of(environment.pk, agent_ids, aside=deployment.pk)
         moved = [agent_id for agent_id, stands_on in base.items() if approval.base.get(agent_id) != stands_on]
@@ -140,7 +140,7 @@ def _inputs(environment: Environment, deployment: Deployment, approval: Approval
         plan=compiled.plan.as_dict(),
         config=bundle.config,
         approval_cred=approval.credential,
-        org_id=str(scope.organization_id),
+        organization_id=str(scope.organization_id),
         project_id=str(scope.project_id),
         environment_id=str(environment.pk),
         posture=environment.posture,

@@ -59,17 +59,17 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
     everywhere = dict(assigned.values_list("pk", "agent_id"))
     if not everywhere:
         raise Conflict("None of its agents is there any more.", code="nothing_to_roll_back")
-    covered: list[Target] = list(latest_targets(deployment))
-    if not covered:
-        raise Conflict("Newer deployments took over all of its targets.", code="superseded")
     busy = holders(deployment.environment, aside=deployment.pk)
-    clash = next((busy[t.agent_id] for t in covered if t.agent_id in busy), None)
+    clash = next((busy[agent_id] for agent_id in everywhere.values() if agent_id in busy), None)
     if clash is not None:
         raise Conflict(
             "Another deployment is under way on one of its targets.",
             code="target_busy",
             extra={"deployment_id": str(clash)},
         )
+    covered: list[Target] = list(latest_targets(deployment))
+    if not covered:
+        raise Conflict("Newer deployments took over all of its targets.", code="superseded")
     now = clock.now()
     untouched = [t.pk for t in covered if t.handed_out_at is None and t.status in NEVER_FETCHED]
     undone = [t.pk for t in covered if t.status == T.ROLLED_BACK.value]

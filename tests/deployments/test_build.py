@@ -1,0 +1,166 @@
+"""The build: fixed once, the same bytes however often, and nothing handed out that may not be."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import time_machine
+from apps.approvals.models import Approval
+from django.db import transaction
+
+from apps.blobs.models import StoredBlob
+from apps.core import clock
+from apps.deployments.models import DeploymentEvent
+from apps.deployments.services import build
+from apps.jobs.models import Job
+from tests.deployments.world import World
+
+
+def start(world: World, made: str) -> Any:
+    return build.start_build(deployment_id=world.row(made).pk, environment_id=world.env.pk)
+
+
+def finish(work: build.Work) -> str | None:
+    return build.finish_build(work, build.make_archive(work), complete=lambda: None)
+
+
+def test_run_twice_makes_the_same_bytes_once(world: World) -> None:
+    made = world.request()
+    first, second = start(world, made), start(world, made)
+    assert isinstance(first, build.Work) and isinstance(second, build.Work)
+    one, two = build.make_archive(first), build.make_archive(second)
+    assert one.archive == two.archive and one.sha256 == two.sha256
+    assert build.finish_build(first, one, complete=lambda: None) is None
+    assert build.finish_build(second, two, complete=lambda: None) == "discarded: it is deploying"
+    assert StoredBlob.objects.count() == 1
+    assert [to for _, to, _ in world.moves(made)] == ["pending_approval", "approved", "building", "deploying"]
+    assert isinstance(start(world, made), build.NothingToDo)
+
+
+def test_taken_up_after_a_kill_keeps_what_was_fixed(world: World) -> None:
+    made = world.request()
+    start(world, made)
+    fixed = world.row(made)
+    with time_machine.travel(clock.now() + dt.timedelta(minutes=5), tick=False):
+        world.work()
+    row = world.row(made)
+    assert row.status == "deploying"
+    assert (row.sequence, row.built_at_ms, row.signing_kid) == (fixed.sequence, fixed.built_at_ms, fixed.signing_kid)
+
+
+def test_a_failing_complete_undoes_the_whole_step(world: World) -> None:
+    made = world.request()
+    work = start(world, made)
+
+    def lost() -> None:
+        raise RuntimeError("the lease is lost")
+
+    with pytest.raises(RuntimeError):
+        build.finish_build(work, build.make_archive(work), complete=lost)
+    assert world.status(made) == "building"
+    assert not StoredBlob.objects.exists()
+    assert [host.step() for host in world.hosts] == ["none", "none"]
+    assert finish(work) is None
+
+
+@pytest.mark.parametrize("verb", ["cancel", "revoke"])
+def test_of_one_that_was_taken_back_meanwhile_is_discarded(staging: World, verb: str) -> None:
+    world = staging
+    made = world.request()
+    world.decide(made)
+    work = start(world, made)
+    answer = world.act(made, "cancel") if verb == "cancel" else world.decide(made, "revoke")
+    assert answer.status_code == 200, answer.content
+    assert world.status(made) == "denied"
+    assert world.approval(made)["status"] == "revoked"
+    assert finish(work) == "discarded: it is denied"
+    assert not StoredBlob.objects.exists()
+    assert [host.step() for host in world.hosts] == ["none", "none"]
+    world.work()
+    assert world.status(made) == "denied"
+    assert Job.objects.get(subject_id=made).status == "completed"
+
+
+def test_with_an_expired_credential_fails_in_one_transaction(staging: World) -> None:
+    world = staging
+    made = world.request()
+    world.decide(made)
+    with time_machine.travel(clock.now() + dt.timedelta(hours=8, minutes=1), tick=False):
+        note = start(world, made)
+    assert isinstance(note, build.NothingToDo)
+    shown = world.show(made)
+    assert shown["status"] == "failed" and shown["status_reason"].startswith("credential_expired")
+    assert world.moves(made)[-2:] == [
+        ("approved", "building", "build_started"),
+        ("building", "failed", "credential_expired"),
+    ]
+    assert world.row(made).sequence is None
+
+
+def test_when_the_base_moved_fails_in_one_transaction(staging: World) -> None:
+    world = staging
+    one, other = world.hosts
+    first = world.roll_out_approved(world.bundle("a:drop"))
+    waiting = world.request(world.bundle("b:drop"))
+    world.decide(waiting)
+    assert world.act(first, "rollback").status_code == 200
+    world.work()
+    assert world.status(waiting) == "approved"
+    one.step()
+    other.step()
+    world.work()
+    shown = world.show(waiting)
+    assert shown["status"] == "failed" and shown["status_reason"].startswith("base_moved")
+    assert world.moves(waiting)[-1] == ("building", "failed", "base_moved")
+
+
+def test_a_dead_job_fails_the_deployment(world: World) -> None:
+    made = world.request()
+    start(world, made)
+    with transaction.atomic():
+        build.give_up_build(deployment_id=world.row(made).pk, environment_id=world.env.pk, error="disk full")
+    assert world.show(made)["status_reason"] == "build_failed: disk full"
+    with transaction.atomic():
+        build.give_up_build(deployment_id=world.row(made).pk, environment_id=world.env.pk, error="disk full")
+    assert DeploymentEvent.objects.filter(deployment_id=made, to_status="failed").count() == 1
+
+
+def test_of_a_deployment_that_is_gone_is_a_no_op(world: World) -> None:
+    import uuid
+
+    note = build.start_build(deployment_id=uuid.uuid4(), environment_id=world.env.pk)
+    assert isinstance(note, build.NothingToDo) and "gone" in note.note
+
+
+def test_the_credential_sweep_fails_what_was_not_built_yet(staging: World) -> None:
+    from apps.deployments.subject import DeploymentSubject
+
+    world = staging
+    made = world.request()
+    world.decide(made)
+    approval = Approval.objects.get(deployment_id=made)
+    with transaction.atomic():
+        DeploymentSubject().on_credential_expired(approval=approval)
+    assert world.show(made)["status_reason"].startswith("credential_expired")
+
+
+def test_with_the_bytes_of_another_key_is_not_what_the_host_takes(world: World) -> None:
+    from apps.runtime import trust
+
+    made = world.request()
+    work = start(world, made)
+    private = trust.generate_private_key()
+    foreign = build.Work(
+        work.deployment_id,
+        work.environment_id,
+        work.inputs,
+        trust.Signer(trust.kid_of(trust.public_key(private)), private),
+    )
+    finish(foreign)
+    host = world.hosts[0]
+    directive = host.heartbeat()
+    with pytest.raises(trust.TrustError) as refused:
+        host.fetch(directive)
+    assert refused.value.code == "unknown_key"

@@ -1,0 +1,285 @@
+"""One at a time per target; calling off; silence; agents and whole trees that go."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import time_machine
+
+from apps.blobs.models import StoredBlob
+from apps.core import clock
+from apps.deployments.models import ConfigBundle, Confirmation, Deployment, DeploymentEvent, Target
+from apps.deployments.services import sweep_timeouts
+from tests.deployments.world import World
+
+
+def code(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def later(seconds: int) -> Any:
+    return time_machine.travel(clock.now() + dt.timedelta(seconds=seconds), tick=True)
+
+
+class TestOneAtATime:
+    """A build starts only when every target is free."""
+
+    def test_the_second_waits_and_the_one_that_frees_the_last_target_queues_it(self, world: World) -> None:
+        first = world.request(world.bundle("a:drop"))
+        second = world.request(world.bundle("b:drop"))
+        assert world.builds() == [first]
+        world.work()
+        assert (world.status(first), world.status(second)) == ("deploying", "approved")
+        world.hosts[0].step()
+        assert world.builds() == []
+        world.hosts[1].step()
+        assert world.status(first) == "active"
+        assert world.builds() == [second]
+        world.work()
+        assert world.status(second) == "deploying"
+
+    def test_others_targets_do_not_wait(self, world: World) -> None:
+        one, other = world.hosts
+        first, second = world.request(world.bundle("a:drop"), [one]), world.request(world.bundle("b:drop"), [other])
+        assert world.builds() == [first, second]
+
+    def test_the_oldest_approval_goes_first(self, staging: World) -> None:
+        world = staging
+        first = world.request(world.bundle("a:drop"))
+        younger = world.request(world.bundle("b:drop"))
+        older = world.request(world.bundle("c:drop"))
+        for made in (first, older, younger):
+            assert world.decide(made).status_code == 200
+        world.work()
+        assert world.builds() == []
+        world.decide(first, "revoke", who="carol")
+        assert world.status(first) in ("rolling_back", "rolled_back")
+        world.settle()
+        assert world.status(first) == "rolled_back"
+        assert world.builds() == [older]
+
+    def test_a_later_approval_does_not_overtake_on_a_shared_target(self, world: World) -> None:
+        one, other = world.hosts
+        first = world.request(world.bundle("a:drop"), [one])
+        both = world.request(world.bundle("b:drop"))
+        late = world.request(world.bundle("c:drop"), [other])
+        assert world.builds() == [first]
+        world.work()
+        one.step()
+        assert world.builds() == [both]
+        world.work()
+        world.settle()
+        assert world.builds() == [late]
+
+    @pytest.mark.parametrize("end", ["cancel", "fail"])
+    def test_however_the_first_ends_the_second_goes_on(self, world: World, end: str) -> None:
+        first = world.request(world.bundle("a:drop"))
+        second = world.request(world.bundle("b:drop"))
+        if end == "cancel":
+            world.act(first, "cancel")
+        else:
+            world.work()
+            world.hosts[0].step(fail=True)
+            assert world.status(first) == "failed"
+        assert second in world.builds()
+        world.work()
+        # decided while the first was under way, whose targets then went elsewhere
+        assert world.status(second) in ("deploying", "failed")
+        if end == "cancel":
+            assert world.status(second) == "deploying"
+
+
+class TestCallingOff:
+    """Cancel and revoke, by state."""
+
+    @pytest.mark.parametrize("verb", ["cancel", "revoke"])
+    def test_before_it_was_handed_out_is_denied(self, staging: World, verb: str) -> None:
+        world = staging
+        for state in ("pending_approval", "approved", "building"):
+            made = world.request(world.bundle(f"{state}:drop"))
+            if state != "pending_approval":
+                world.decide(made)
+            if state == "building":
+                from apps.deployments.services.build import start_build
+
+                start_build(deployment_id=world.row(made).pk, environment_id=world.env.pk)
+            assert world.status(made) == state
+            who = "bob"
+            answer = world.act(made, "cancel") if verb == "cancel" else world.decide(made, "revoke", who=who)
+            assert answer.status_code == 200, answer.content
+            assert world.status(made) == "denied"
+            assert world.approval(made)["status"] == "revoked"
+
+    @pytest.mark.parametrize("verb", ["cancel", "revoke"])
+    def test_while_deploying_goes_back(self, staging: World, verb: str) -> None:
+        world = staging
+        made = world.request()
+        world.decide(made)
+        world.work()
+        world.hosts[0].step()
+        answer = world.act(made, "cancel") if verb == "cancel" else world.decide(made, "revoke")
+        assert answer.status_code == 200, answer.content
+        assert world.status(made) == "rolling_back"
+        assert world.approval(made)["status"] == "revoked"
+        world.settle()
+        assert world.status(made) == "rolled_back"
+
+    @pytest.mark.parametrize("verb", ["cancel", "revoke"])
+    def test_later_is_409_deployment_completed(self, staging: World, verb: str) -> None:
+        world = staging
+        made = world.roll_out_approved()
+        before = world.moves(made)
+        answer = world.act(made, "cancel") if verb == "cancel" else world.decide(made, "revoke")
+        assert code(answer) == (409, "deployment_completed")
+        assert world.moves(made) == before
+        assert world.approval(made)["status"] == "approved"
+        world.act(made, "rollback")
+        assert code(world.act(made, "cancel")) == (409, "deployment_completed")
+
+    def test_twice_is_409(self, world: World) -> None:
+        made = world.request()
+        assert world.act(made, "cancel", body={"reason": "no"}).json()["status"] == "denied"
+        assert world.show(made)["status_reason"] == "cancelled: no"
+        assert code(world.act(made, "cancel")) == (409, "invalid_transition")
+
+    def test_a_denial_and_an_expiry_are_final(self, staging: World) -> None:
+        world = staging
+        made = world.request()
+        assert world.decide(made, "deny").status_code == 200
+        shown = world.show(made)
+        assert shown["status"] == "denied" and shown["status_reason"].startswith("denied")
+        assert world.bob.get(f"{world.path}/deployments?status=denied").json()["results"]
+        assert code(world.act(made, "cancel")) == (409, "invalid_transition")
+
+
+class TestSilence:
+    """Targets that do not answer."""
+
+    def test_too_many_fail_it(self, world: World) -> None:
+        made = world.request(timeout_seconds=60)
+        world.work()
+        world.hosts[0].step()
+        with later(59):
+            assert sweep_timeouts(clock.now()) == 0
+        with later(61):
+            assert sweep_timeouts(clock.now()) == 1
+            assert sweep_timeouts(clock.now()) == 0
+        assert world.status(made) == "failed"
+        assert world.show(made)["targets"]["unreachable"] == 1
+
+    def test_few_enough_let_it_become_active_and_they_catch_up(self, world: World) -> None:
+        one, other = world.hosts
+        made = world.request(timeout_seconds=60, strategy={"type": "all_at_once", "max_failures": 1})
+        world.work()
+        one.step()
+        with later(61):
+            sweep_timeouts(clock.now())
+            assert world.status(made) == "active"
+            assert other.step() == "activate"
+        assert world.targets(made)[other.id]["status"] == "activated"
+        assert world.status(made) == "active"
+
+    def test_the_clock_starts_when_it_is_assigned(self, world: World) -> None:
+        made = world.request(timeout_seconds=60)
+        with later(3600):
+            assert sweep_timeouts(clock.now()) == 0
+            world.work()
+            assert sweep_timeouts(clock.now()) == 0
+        assert world.status(made) == "deploying"
+
+
+class TestAgentsThatGo:
+    """Removed or revoked while something is in flight."""
+
+    @pytest.mark.parametrize("way", ["delete", "revoke"])
+    def test_need_force_and_then_fail_their_target(self, world: World, way: str) -> None:
+        one, other = world.hosts
+        made = world.request(strategy={"type": "all_at_once", "max_failures": 1})
+        world.work()
+
+        def go(query: str) -> Any:
+            path = f"{world.path}/agents/{one.id}"
+            return (
+                world.bob.delete(path + query) if way == "delete" else world.bob.post(f"{path}/revoke-key{query}", {})
+            )
+
+        refused = go("")
+        assert refused.status_code == 409 and any(made in b for b in refused.json()["blockers"])
+        assert go("?force=true").status_code in (200, 204)
+        target = world.targets(made)[one.id]
+        assert target["status"] == "failed" and target["report"]["reason"] == "agent_removed"
+        assert target["agent_name"]
+        other.step()
+        assert world.status(made) == "active"
+
+    def test_fail_the_deployment_when_it_was_the_last_straw(self, world: World) -> None:
+        made = world.request()
+        world.work()
+        assert world.bob.delete(f"{world.path}/agents/{world.hosts[0].id}?force=true").status_code == 204
+        assert world.status(made) == "failed"
+
+    def test_while_it_waits_for_approval_count_when_it_deploys(self, staging: World) -> None:
+        world = staging
+        made = world.request()
+        gone, stays = world.hosts
+        assert world.bob.delete(f"{world.path}/agents/{gone.id}?force=true").status_code == 204
+        assert world.status(made) == "pending_approval"
+        assert world.decide(made).status_code == 200
+        world.work()
+        assert world.status(made) == "failed"
+        assert stays.step() == "stop"
+
+    def test_do_not_hold_up_a_rollback(self, world: World) -> None:
+        made = world.roll_out()
+        world.act(made, "rollback")
+        gone, stays = world.hosts
+        stays.step()
+        assert world.bob.delete(f"{world.path}/agents/{gone.id}?force=true").status_code == 204
+        assert world.status(made) == "rolled_back"
+
+    def test_go_without_force_when_nothing_is_in_flight(self, world: World) -> None:
+        world.roll_out()
+        assert world.bob.delete(f"{world.path}/agents/{world.hosts[0].id}").status_code == 204
+
+
+class TestTreesThatGo:
+    """Deleting what deployments hang on."""
+
+    def test_needs_force_while_something_is_in_flight(self, world: World) -> None:
+        made = world.request()
+        alice = world.caller("alice")
+        project = f"/orgs/{world.tenant.organization.pk}/projects/{world.tenant.project.pk}"
+        for path in (world.path, project, f"/orgs/{world.tenant.organization.pk}"):
+            answer = alice.delete(path)
+            assert answer.status_code == 409 and any(made in b for b in answer.json()["blockers"])
+        assert world.status(made) == "approved"
+
+    def test_takes_every_row_and_file_and_leaves_the_neighbour(self, world: World, staging: World) -> None:
+        world.roll_out()
+        world.request(world.bundle("z:drop"))
+        kept = staging.roll_out_approved()
+        key = world.hosts[0].http
+        alice = world.caller("alice")
+        assert alice.delete(f"{world.path}?force=true").status_code == 204
+        for model in (Deployment, ConfigBundle, Confirmation, StoredBlob):
+            assert not model.objects.filter(environment=world.env).exists()
+        for model in (Target, DeploymentEvent):
+            assert not model.objects.filter(deployment__environment=world.env).exists()
+            assert set(model.objects.values_list("deployment__environment_id", flat=True)) == {staging.env.pk}
+        assert key.get(f"/agents/{world.hosts[0].id}/deployment").status_code == 401
+        assert staging.status(kept) == "active"
+        assert StoredBlob.objects.count() == 1
+        staging.hosts[0].running = None
+        assert staging.hosts[0].step() == "activate"
+
+    def test_a_job_that_meets_a_tombstone_stops(self, world: World) -> None:
+        from apps.deployments.services import build
+        from apps.tenancy.models import Environment
+
+        made = world.row(world.request())
+        Environment.objects.filter(pk=world.env.pk).update(deleted_at=clock.now())
+        note = build.start_build(deployment_id=made.pk, environment_id=world.env.pk)
+        assert isinstance(note, build.NothingToDo)
+        assert sweep_timeouts(clock.now() + dt.timedelta(days=1)) == 0
