@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import environ
 
+from apps.jobs.cluster import CLUSTER
 from byteor import config as _config
 
 try:
@@ -23,6 +24,8 @@ BYTEOR_STORAGE_URL = CONFIG.storage_url
 BYTEOR_REDIS_URL = CONFIG.redis_url or None
 BYTEOR_KEY_ENCRYPTION_KEYS = CONFIG.key_encryption_keys
 BYTEOR_AUDIT_MAC_KEY = CONFIG.derived_key("audit-chain-head")
+BYTEOR_API_BIND = CONFIG.api_bind
+BYTEOR_WORKER_BIND = CONFIG.worker_bind
 BYTEOR_HEARTBEAT_SECONDS = 10
 BYTEOR_WEB_THREADS = 8
 BYTEOR_MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -154,4 +157,4 @@ if not CONFIG.hosted:
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = not CONFIG.hosted
 DATA_UPLOAD_MAX_MEMORY_SIZE = BYTEOR_MAX_BODY_BYTES + 1
-Q_CLUSTER = {"name": "byteor", "timeout": 600, "retry": 3600, "orm": "default"}
+Q_CLUSTER = CLUSTER

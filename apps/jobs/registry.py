@@ -1,0 +1,111 @@
+"""What can be run: handlers of jobs and chores, registered by the rooms above in their `ready()`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apps.core.errors import NotFound
+from apps.jobs.models import Job
+
+
+class PermanentJobError(Exception):
+    """It can never succeed: no further attempt is made. The text is kept and shown; no secrets."""
+
+
+class LeaseLost(Exception):
+    """Another worker has this job now; whatever is still to be done must not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One attempt at one job, as its handler sees it."""
+
+    job_id: uuid.UUID
+    type: str
+    subject_id: uuid.UUID
+    payload: Mapping[str, Any]
+    organization_id: uuid.UUID
+    environment_id: uuid.UUID | None
+    attempt: int
+    lease_token: uuid.UUID
+
+    def progress(self, percent: int) -> None:
+        """Say how far it is, 0–100. Raises LeaseLost."""
+        rows = Job.objects.filter(pk=self.job_id, lease_token=self.lease_token)
+        if not rows.update(progress=max(0, min(100, percent))):
+            raise LeaseLost(str(self.job_id))
+
+    def ensure_lease(self) -> None:
+        """Raise LeaseLost unless this attempt still holds the job."""
+        if not Job.objects.filter(pk=self.job_id, lease_token=self.lease_token).exists():
+            raise LeaseLost(str(self.job_id))
+
+
+Handler = Callable[[JobRun], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSpec:
+    """A handler and how it is retried: exponential from `base_seconds` to `cap_seconds` with full jitter."""
+
+    type: str
+    run: Handler
+    max_attempts: int
+    base_seconds: float
+    cap_seconds: float
+    timeout_seconds: int
+    on_dead: Callable[[Job], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreSpec:
+    """A chore: `run(now)` answers how many things it did."""
+
+    name: str
+    every: dt.timedelta
+    run: Callable[[dt.datetime], int]
+
+
+_handlers: dict[str, HandlerSpec] = {}
+_chores: dict[str, ChoreSpec] = {}
+
+
+def register_handler(
+    type: str,
+    run: Handler,
+    *,
+    max_attempts: int = 5,
+    base_seconds: float = 2,
+    cap_seconds: float = 300,
+    timeout_seconds: int = 300,
+    on_dead: Callable[[Job], None] | None = None,
+) -> None:
+    """Let `run` do the jobs of `type`. It must be safe to run twice; `on_dead(job)` is called in the transaction that buries."""
+    _handlers[type] = HandlerSpec(type, run, max_attempts, base_seconds, cap_seconds, timeout_seconds, on_dead)
+
+
+def handler_for(type: str) -> HandlerSpec:
+    """The handler of a type; NotFound when no room registered one."""
+    try:
+        return _handlers[type]
+    except KeyError:
+        raise NotFound(f"No handler is registered for jobs of type {type}.") from None
+
+
+def handler_types() -> list[str]:
+    """Every type that has a handler."""
+    return sorted(_handlers)
+
+
+def register_chore(name: str, *, every_seconds: float, run: Callable[[dt.datetime], int]) -> None:
+    """Run `run(now)` every so often, in one process at a time."""
+    _chores[name] = ChoreSpec(name, dt.timedelta(seconds=every_seconds), run)
+
+
+def chores() -> list[ChoreSpec]:
+    """Every registered chore."""
+    return list(_chores.values())

@@ -1,0 +1,161 @@
+"""How an attempt begins and ends. Each is one transaction, fenced by the lease token."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import uuid
+
+from django.db import transaction
+
+from apps.audit import services as audit
+from apps.core import clock, wake
+from apps.core.actors import SYSTEM_ACTOR
+from apps.core.db import lock_row
+from apps.core.fsm import Move, advance
+from apps.jobs.models import Job, JobAttempt, JobStatus
+from apps.jobs.registry import JobRun, LeaseLost, handler_for
+
+LEASE = dt.timedelta(seconds=30)
+
+
+def _held(job_id: uuid.UUID, token: uuid.UUID) -> Job:
+    job = lock_row(Job.objects.filter(pk=job_id, lease_token=token))
+    if job is None:
+        raise LeaseLost(str(job_id))
+    return job
+
+
+def _note_move(job: Job, move: Move, *, error_class: str = "", error: str = "", started: dt.datetime | None = None) -> None:
+    spent = int((clock.now() - started).total_seconds() * 1000) if started else None
+    JobAttempt.objects.create(
+        job=job,
+        number=job.attempts,
+        from_status=move.from_,
+        to_status=move.to,
+        error_class=error_class,
+        error=error,
+        duration_ms=max(0, spent) if spent is not None else None,
+    )
+
+
+@transaction.atomic
+def begin_attempt(*, job_id: uuid.UUID, token: uuid.UUID) -> JobRun:
+    """Count the attempt, before anything of it runs. Raises LeaseLost when the delivery is stale or a repeat."""
+    job = _held(job_id, token)
+    if job.attempt_running:
+        raise LeaseLost(str(job_id))
+    now = clock.now()
+    columns = {
+        "attempts": job.attempts + 1,
+        "attempt_running": True,
+        "started_at": now,
+        "lease_expires_at": now + LEASE,
+    }
+    if job.status == JobStatus.QUEUED.value:
+        move = advance(job, "begin", **columns)
+    else:
+        Job.objects.filter(pk=job.pk).update(**columns)
+        job.attempts += 1
+        move = Move(job.status, job.status)
+    _note_move(job, move)
+    return JobRun(
+        job_id=job.pk,
+        type=job.type,
+        subject_id=job.subject_id,
+        payload=job.payload,
+        organization_id=job.organization_id,
+        environment_id=job.environment_id,
+        attempt=job.attempts,
+        lease_token=token,
+    )
+
+
+def complete_in_transaction(run: JobRun, note: str = "") -> None:
+    """End the job as completed inside the handler's own transaction, so that effect and end are one. Raises LeaseLost."""
+    job = _held(run.job_id, run.lease_token)
+    started = job.started_at
+    move = advance(
+        job,
+        "complete",
+        note=note[:500],
+        progress=100,
+        error_class="",
+        error="",
+        attempt_running=False,
+        finished_at=clock.now(),
+        lease_token=None,
+        lease_expires_at=None,
+    )
+    _note_move(job, move, started=started)
+
+
+@transaction.atomic
+def finish(run: JobRun, note: str = "") -> None:
+    """`complete_in_transaction` in one of its own, unless the handler has done it."""
+    if Job.objects.filter(pk=run.job_id, status=JobStatus.COMPLETED.value).exists():
+        if note:
+            Job.objects.filter(pk=run.job_id).update(note=note[:500])
+        return
+    complete_in_transaction(run, note)
+
+
+def backoff_seconds(type: str, attempts: int) -> float:
+    """Exponential with full jitter: anywhere from 0 to min(cap, base · 2^(attempts − 1))."""
+    spec = handler_for(type)
+    ceiling = min(spec.cap_seconds, spec.base_seconds * 2 ** min(attempts - 1, 30))
+    return random.uniform(0, ceiling)  # noqa: S311 - spreads retries, guards nothing
+
+
+@transaction.atomic
+def end_attempt_failed(
+    *, job_id: uuid.UUID, token: uuid.UUID, error_class: str, error: str, permanent: bool = False
+) -> Job:
+    """End the attempt as failed: to be tried again after a backoff, or dead when none is left or none can succeed.
+
+    A job that dies passes `failed` and `retrying` on the way, in this transaction; its room's `on_dead` is part of it.
+    Raises LeaseLost.
+    """
+    job = _held(job_id, token)
+    now = clock.now()
+    started, what, why = job.started_at, error_class[:100], error[:2000]
+    if job.status == JobStatus.RUNNING.value:
+        move = advance(job, "fail", error_class=what, error=why, attempt_running=False)
+        _note_move(job, move, error_class=what, error=why, started=started)
+        move = advance(job, "retry")
+        _note_move(job, move)
+    dead = permanent or job.attempts >= job.max_attempts
+    if not dead:
+        Job.objects.filter(pk=job.pk).update(
+            error_class=what,
+            error=why,
+            attempt_running=False,
+            run_at=now + dt.timedelta(seconds=backoff_seconds(job.type, job.attempts)),
+            lease_token=None,
+            lease_expires_at=None,
+        )
+        wake.notify("jobs")
+        return job
+    move = advance(
+        job,
+        "bury",
+        error_class=what,
+        error=why,
+        attempt_running=False,
+        finished_at=now,
+        lease_token=None,
+        lease_expires_at=None,
+    )
+    _note_move(job, move, error_class=what, error=why, started=started)
+    on_dead = handler_for(job.type).on_dead
+    if on_dead is not None:
+        on_dead(job)
+    audit.record(
+        organization_id=job.organization_id,
+        action="job.dead_letter",
+        actor=SYSTEM_ACTOR,
+        target=f"job:{job.pk}",
+        scope={"organization_id": job.organization_id, "environment_id": job.environment_id},
+        details={"type": job.type, "subject_id": job.subject_id, "attempts": job.attempts, "error_class": what},
+    )
+    return job

@@ -1,0 +1,16 @@
+"""Organizations' signing keys."""
+
+from django.apps import AppConfig
+
+
+class SigningConfig(AppConfig):
+    """Key sets."""
+
+    name = "apps.signing"
+    label = "signing"
+
+    def ready(self) -> None:
+        from apps.signing.services import make_first_key
+        from apps.tenancy import registry
+
+        registry.on_created("organization", make_first_key)
