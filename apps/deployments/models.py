@@ -298,7 +298,7 @@ class Target(TreeModel):
 class Confirmation(TreeModel):
     """What an agent last confirmed to run, by a report on what it was told; `deployment_id` None: stopped."""
 
-    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="+")
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="confirmations")
     agent_id = models.UUIDField(unique=True, editable=False)
     deployment_id = models.UUIDField(null=True, editable=False)
     bundle_sha256 = models.CharField(max_length=64, blank=True, editable=False)

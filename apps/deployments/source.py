@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import BinaryIO, cast
 
 from apps.agents.models import Agent
 from apps.agents.registry import AgentReport, BundleDownload, Desired, Running
@@ -51,7 +52,7 @@ class DeploymentSource:
             raise Conflict("Its approval credential is not good.", code=error.code) from error
         if target.handed_out_at is None:
             services.note_handed_out(agent_id=agent.pk, deployment_id=deployment_id)
-        return BundleDownload(stream=blobs.open_blob(blob), size=blob.size, sha256=blob.sha256)
+        return BundleDownload(stream=cast(BinaryIO, blobs.open_blob(blob)), size=blob.size, sha256=blob.sha256)
 
     def removal_blockers(self, agent: Agent) -> list[str]:
         return selectors.in_flight_on(agent.pk)

@@ -17,6 +17,8 @@ from apps.deployments.services import build
 from apps.jobs.models import Job
 from tests.deployments.world import World
 
+pytestmark = pytest.mark.django_db
+
 
 def start(world: World, made: str) -> Any:
     return build.start_build(deployment_id=world.row(made).pk, environment_id=world.env.pk)
@@ -29,9 +31,11 @@ def finish(work: build.Work) -> str | None:
 def test_run_twice_makes_the_same_bytes_once(world: World) -> None:
     made = world.request()
     first, second = start(world, made), start(world, made)
-    assert isinstance(first, build.Work) and isinstance(second, build.Work)
+    assert isinstance(first, build.Work)
+    assert isinstance(second, build.Work)
     one, two = build.make_archive(first), build.make_archive(second)
-    assert one.archive == two.archive and one.sha256 == two.sha256
+    assert one.archive == two.archive
+    assert one.sha256 == two.sha256
     assert build.finish_build(first, one, complete=lambda: None) is None
     assert build.finish_build(second, two, complete=lambda: None) == "discarded: it is deploying"
     assert StoredBlob.objects.count() == 1
@@ -91,7 +95,8 @@ def test_with_an_expired_credential_fails_in_one_transaction(staging: World) -> 
         note = start(world, made)
     assert isinstance(note, build.NothingToDo)
     shown = world.show(made)
-    assert shown["status"] == "failed" and shown["status_reason"].startswith("credential_expired")
+    assert shown["status"] == "failed"
+    assert shown["status_reason"].startswith("credential_expired")
     assert world.moves(made)[-2:] == [
         ("approved", "building", "build_started"),
         ("building", "failed", "credential_expired"),
@@ -112,7 +117,8 @@ def test_when_the_base_moved_fails_in_one_transaction(staging: World) -> None:
     other.step()
     world.work()
     shown = world.show(waiting)
-    assert shown["status"] == "failed" and shown["status_reason"].startswith("base_moved")
+    assert shown["status"] == "failed"
+    assert shown["status_reason"].startswith("base_moved")
     assert world.moves(waiting)[-1] == ("building", "failed", "base_moved")
 
 
@@ -131,7 +137,8 @@ def test_of_a_deployment_that_is_gone_is_a_no_op(world: World) -> None:
     import uuid
 
     note = build.start_build(deployment_id=uuid.uuid4(), environment_id=world.env.pk)
-    assert isinstance(note, build.NothingToDo) and "gone" in note.note
+    assert isinstance(note, build.NothingToDo)
+    assert "gone" in note.note
 
 
 def test_the_credential_sweep_fails_what_was_not_built_yet(staging: World) -> None:

@@ -11,6 +11,8 @@ from apps.agents.models import Agent
 from apps.deployments.models import Confirmation, DeploymentEvent
 from tests.deployments.world import Host, World
 
+pytestmark = pytest.mark.django_db
+
 
 @pytest.fixture
 def on_its_way(world: World) -> tuple[World, str, Host, Any]:
@@ -53,7 +55,9 @@ def test_what_they_bring_is_kept(on_its_way: tuple[World, str, Host, Any]) -> No
     host.report(directive, "fetched")
     host.report(directive, "activated", tuning=tuning, log_tail="started\n", reason="")
     report = world.targets(made)[host.id]["report"]
-    assert report["tuning"] == tuning and report["log_tail"] == "started\n" and report["status"] == "activated"
+    assert report["tuning"] == tuning
+    assert report["log_tail"] == "started\n"
+    assert report["status"] == "activated"
 
 
 def test_updates_what_runs_in_the_same_moment(on_its_way: tuple[World, str, Host, Any]) -> None:
@@ -142,7 +146,8 @@ def test_of_a_failure_settle_the_target_and_a_repeat_changes_nothing(world: Worl
     other.step()
     assert world.status(second) == "active"
     # the one that failed is told to stay where it was
-    assert one.step() == "rollback" and one.runs == first
+    assert one.step() == "rollback"
+    assert one.runs == first
     assert world.show(first)["superseded_by"] is None
     assert world.current() == second
 

@@ -14,6 +14,8 @@ from apps.deployments.models import ConfigBundle, Deployment, Target
 from tests.deployments.world import World
 from tests.support import Caller
 
+pytestmark = pytest.mark.django_db
+
 SPARE = str(uuid.UUID(int=1))
 
 
@@ -30,8 +32,10 @@ class TestBundles:
         answer = world.bob.post(f"{world.path}/bundles", {"version_id": version, "config": config})
         assert answer.status_code == 201
         body = answer.json()
-        assert body["version_id"] == version and body["config"] == config
-        assert body["config_hash"].startswith("sha256:") and len(body["config_hash"]) == 71
+        assert body["version_id"] == version
+        assert body["config"] == config
+        assert body["config_hash"].startswith("sha256:")
+        assert len(body["config_hash"]) == 71
         assert world.bob.get(f"{world.path}/bundles/{body['id']}").json() == body
         assert AuditEvent.objects.filter(action="bundle.created", target=f"bundle:{body['id']}").count() == 1
 
@@ -105,7 +109,8 @@ class TestBundles:
 
     def test_the_schema_is_published_to_people(self, world: World) -> None:
         answer = world.caller("vera").get("/schemas/config-bundle")
-        assert answer.status_code == 200 and "tuning" in json.dumps(answer.json())
+        assert answer.status_code == 200
+        assert "tuning" in json.dumps(answer.json())
         assert Caller().get("/schemas/config-bundle").status_code == 401
 
 
@@ -121,12 +126,17 @@ class TestShape:
         answer = world.ask(bundle, reason="because", timeout_seconds=30)
         assert answer.status_code == 201
         body = answer.json()
-        assert body["bundle_id"] == bundle and body["reason"] == "because" and body["timeout_seconds"] == 30
+        assert body["bundle_id"] == bundle
+        assert body["reason"] == "because"
+        assert body["timeout_seconds"] == 30
         assert body["target_selector"] == {"all": True}
         assert body["strategy"] == {"type": "all_at_once", "max_failures": 0, "auto_rollback": False}
         assert body["requested_by"] == str(world.tenant.people["bob"].pk)
-        assert body["sequence"] is None and body["bundle_sha256"] is None and body["superseded_by"] is None
-        assert body["approval_id"] and body["targets"]["total"] == 2
+        assert body["sequence"] is None
+        assert body["bundle_sha256"] is None
+        assert body["superseded_by"] is None
+        assert body["approval_id"]
+        assert body["targets"]["total"] == 2
         assert set(world.targets(body["id"])) == {host.id for host in world.hosts}
 
     @pytest.mark.parametrize(
@@ -281,7 +291,8 @@ class TestRules:
         refused = world.ask(world.bundle("f5:drop"))
         assert code(refused) == (429, "deployment_cap")
         assert int(refused["Retry-After"]) >= 1
-        assert refused.json()["in_flight"] == 4 and refused.json()["limit"] == 4
+        assert refused.json()["in_flight"] == 4
+        assert refused.json()["limit"] == 4
         assert world.act(made[3], "cancel").status_code == 200
         assert world.ask(world.bundle("f6:drop")).status_code == 201
 
@@ -290,7 +301,8 @@ class TestRules:
         bundle = world.bundle()
         first = world.request(bundle, [one])
         clash = world.ask(bundle)
-        assert code(clash) == (409, "bundle_in_flight") and clash.json()["deployment_id"] == first
+        assert code(clash) == (409, "bundle_in_flight")
+        assert clash.json()["deployment_id"] == first
         assert world.ask(bundle, [other]).status_code == 201
         world.work()
         world.settle()
@@ -304,7 +316,8 @@ class TestRules:
             organization=world.tenant.organization
         ).update(role="viewer")
         assert code(world.ask()) == (409, "no_eligible_reviewer")
-        assert not Deployment.objects.exists() and not Target.objects.exists()
+        assert not Deployment.objects.exists()
+        assert not Target.objects.exists()
 
     def test_every_refusal_leaves_nothing_behind(self, world: World) -> None:
         bundle = world.bundle()

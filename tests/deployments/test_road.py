@@ -11,6 +11,8 @@ from apps.audit.models import AuditEvent
 from apps.blobs.models import StoredBlob
 from tests.deployments.world import World
 
+pytestmark = pytest.mark.django_db
+
 
 def test_from_request_to_active_on_two_agents_superseded_and_taken_back(staging: World) -> None:
     world = staging
@@ -32,10 +34,12 @@ def test_from_request_to_active_on_two_agents_superseded_and_taken_back(staging:
     assert world.status(first) == "approved"
     world.work()
     shown = world.show(first)
-    assert shown["status"] == "deploying" and shown["targets"]["assigned"] == 2
+    assert shown["status"] == "deploying"
+    assert shown["targets"]["assigned"] == 2
     assert [host.step() for host in world.hosts] == ["activate", "activate"]
     shown = world.show(first)
-    assert shown["status"] == "active" and shown["targets"]["activated"] == 2
+    assert shown["status"] == "active"
+    assert shown["targets"]["activated"] == 2
     assert {host.runs for host in world.hosts} == {first}
     assert world.current() == first
     for host in world.hosts:
@@ -50,19 +54,23 @@ def test_from_request_to_active_on_two_agents_superseded_and_taken_back(staging:
     assert world.decide(second).status_code == 200
     world.work()
     world.hosts[0].step()
-    assert world.show(first)["superseded_by"] is None and world.current() == first
+    assert world.show(first)["superseded_by"] is None
+    assert world.current() == first
     world.hosts[1].step()
     assert world.status(second) == "active"
-    assert world.show(first)["status"] == "active" and world.show(first)["superseded_by"] == second
+    assert world.show(first)["status"] == "active"
+    assert world.show(first)["superseded_by"] == second
     assert world.current() == second
     assert {t["previous_deployment_id"] for t in world.targets(second).values()} == {first}
 
     answer = world.act(second, "rollback", body={"reason": "worse"})
-    assert answer.status_code == 200 and answer.json()["status"] == "rolling_back"
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "rolling_back"
     assert [host.step() for host in world.hosts] == ["rollback", "rollback"]
     assert world.status(second) == "rolled_back"
     assert {host.runs for host in world.hosts} == {first}
-    assert world.show(first)["superseded_by"] is None and world.current() == first
+    assert world.show(first)["superseded_by"] is None
+    assert world.current() == first
     for agent in Agent.objects.filter(environment=world.env):
         assert str(agent.running_deployment_id) == first
     assert world.moves(second) == [
@@ -104,7 +112,8 @@ def test_the_archive_is_stored_under_its_digest_and_handed_to_targets_alone(worl
     assert blob.sha256 == world.show(made)["bundle_sha256"]
     path = f"/agents/{one.id}/deployments/{made}/bundle"
     data = b"".join(one.http.get(path).streaming_content)
-    assert hashlib.sha256(data).hexdigest() == blob.sha256 and len(data) == blob.size
+    assert hashlib.sha256(data).hexdigest() == blob.sha256
+    assert len(data) == blob.size
     for host in (other, stranger):
         assert host.http.get(f"/agents/{host.id}/deployments/{made}/bundle").status_code == 404
         assert host.http.get(path).status_code == 404

@@ -12,6 +12,8 @@ from apps.core import clock
 from apps.deployments.services import sweep_timeouts
 from tests.deployments.world import World
 
+pytestmark = pytest.mark.django_db
+
 
 def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
@@ -66,7 +68,8 @@ def test_is_no_move_from_there(staging: World, state: str) -> None:
     before = world.moves(made)
     answer = world.act(made, "rollback")
     assert code(answer) == (409, "invalid_transition")
-    assert answer.json()["from"] == state and answer.json()["to"] == "rolling_back"
+    assert answer.json()["from"] == state
+    assert answer.json()["to"] == "rolling_back"
     assert world.moves(made) == before
 
 
@@ -95,8 +98,10 @@ def test_reaches_only_the_targets_where_it_is_the_latest(world: World) -> None:
     assert world.current() == third
     # going back from the third leads past the second, which was taken back
     assert world.act(third, "rollback").status_code == 200
-    assert one.step() == "rollback" and one.runs == first
-    assert world.status(third) == "rolled_back" and world.current() == first
+    assert one.step() == "rollback"
+    assert one.runs == first
+    assert world.status(third) == "rolled_back"
+    assert world.current() == first
 
 
 def test_of_a_failed_build_there_is_nothing_to_take_back(world: World) -> None:
@@ -119,12 +124,14 @@ def test_while_another_is_under_way_on_a_shared_target_is_busy(world: World) -> 
     world.work()
     assert world.status(second) == "deploying"
     answer = world.act(first, "rollback")
-    assert code(answer) == (409, "target_busy") and answer.json()["deployment_id"] == second
+    assert code(answer) == (409, "target_busy")
+    assert answer.json()["deployment_id"] == second
     assert world.status(first) == "active"
     one.step()
     assert world.act(first, "rollback").status_code == 200
     world.settle()
-    assert world.status(first) == "rolled_back" and world.status(second) == "active"
+    assert world.status(first) == "rolled_back"
+    assert world.status(second) == "active"
 
 
 def test_while_a_build_runs_on_a_shared_target_is_busy(world: World) -> None:
@@ -134,7 +141,8 @@ def test_while_a_build_runs_on_a_shared_target_is_busy(world: World) -> None:
     second = world.request(world.bundle("b:drop"))
     start_build(deployment_id=world.row(second).pk, environment_id=world.env.pk)
     answer = world.act(first, "rollback")
-    assert code(answer) == (409, "target_busy") and answer.json()["deployment_id"] == second
+    assert code(answer) == (409, "target_busy")
+    assert answer.json()["deployment_id"] == second
     assert world.status(first) == "active"
 
 
@@ -146,10 +154,12 @@ def test_while_deploying_settles_what_never_fetched_at_once(world: World) -> Non
     one.step()
     assert world.act(second, "rollback").json()["status"] == "rolling_back"
     targets = world.targets(second)
-    assert targets[other.id]["status"] == "rolled_back" and targets[one.id]["status"] == "activated"
+    assert targets[other.id]["status"] == "rolled_back"
+    assert targets[one.id]["status"] == "activated"
     assert one.step() == "rollback"
     assert world.status(second) == "rolled_back"
-    assert other.step() == "rollback" and other.runs == first
+    assert other.step() == "rollback"
+    assert other.runs == first
     assert {code for *_, code in other.reported} == {200}
 
 
@@ -185,7 +195,8 @@ def test_silent_ones_do_not_hold_it_up_and_still_go_back_when_they_return(world:
         assert sweep_timeouts(clock.now()) == 1
         assert world.status(second) == "rolled_back"
         assert world.targets(second)[other.id]["status"] == "unreachable"
-        assert other.step() == "rollback" and other.runs == first
+        assert other.step() == "rollback"
+        assert other.runs == first
         assert world.targets(second)[other.id]["status"] == "rolled_back"
 
 

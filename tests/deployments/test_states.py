@@ -18,6 +18,8 @@ from apps.deployments.services.moves import move
 from apps.tenancy.models import Environment
 from tests.support import Tenant
 
+pytestmark = pytest.mark.django_db
+
 MOVES = {
     ("pending_approval", "approved"): "approve",
     ("pending_approval", "denied"): "deny",

@@ -14,6 +14,8 @@ from apps.deployments.models import ConfigBundle, Confirmation, Deployment, Depl
 from apps.deployments.services import sweep_timeouts
 from tests.deployments.world import World
 
+pytestmark = pytest.mark.django_db
+
 
 def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
@@ -149,7 +151,8 @@ class TestCallingOff:
         made = world.request()
         assert world.decide(made, "deny").status_code == 200
         shown = world.show(made)
-        assert shown["status"] == "denied" and shown["status_reason"].startswith("denied")
+        assert shown["status"] == "denied"
+        assert shown["status_reason"].startswith("denied")
         assert world.bob.get(f"{world.path}/deployments?status=denied").json()["results"]
         assert code(world.act(made, "cancel")) == (409, "invalid_transition")
 
@@ -206,10 +209,12 @@ class TestAgentsThatGo:
             )
 
         refused = go("")
-        assert refused.status_code == 409 and any(made in b for b in refused.json()["blockers"])
+        assert refused.status_code == 409
+        assert any(made in b for b in refused.json()["blockers"])
         assert go("?force=true").status_code in (200, 204)
         target = world.targets(made)[one.id]
-        assert target["status"] == "failed" and target["report"]["reason"] == "agent_removed"
+        assert target["status"] == "failed"
+        assert target["report"]["reason"] == "agent_removed"
         assert target["agent_name"]
         other.step()
         assert world.status(made) == "active"
@@ -253,7 +258,8 @@ class TestTreesThatGo:
         project = f"/orgs/{world.tenant.organization.pk}/projects/{world.tenant.project.pk}"
         for path in (world.path, project, f"/orgs/{world.tenant.organization.pk}"):
             answer = alice.delete(path)
-            assert answer.status_code == 409 and any(made in b for b in answer.json()["blockers"])
+            assert answer.status_code == 409
+            assert any(made in b for b in answer.json()["blockers"])
         assert world.status(made) == "approved"
 
     def test_takes_every_row_and_file_and_leaves_the_neighbour(self, world: World, staging: World) -> None:

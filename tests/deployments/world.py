@@ -9,10 +9,10 @@ from typing import Any
 from apps.core import clock
 from apps.deployments.models import Deployment, Target
 from apps.jobs.models import Job
+from apps.jobs.runner import drain
 from apps.runtime import trust
 from apps.runtime.bundle import VerifiedBundle, read_bundle, verify_bundle
 from apps.tenancy.models import Environment
-from tests.deployments.engine import work_off
 from tests.support import Caller, Tenant
 
 SPEC = """spec.version=1
@@ -208,7 +208,7 @@ class World:
 
     def work(self) -> None:
         """Run every queued job, as the worker would."""
-        work_off()
+        drain()
 
     def settle(self, *hosts: Host) -> None:
         """Let hosts do what they are told."""

@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
                 ('bundle_sha256', models.CharField(blank=True, editable=False, max_length=64)),
                 ('sequence', models.BigIntegerField(editable=False, null=True)),
                 ('confirmed_at', models.DateTimeField(editable=False)),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='tenancy.environment')),
+                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name="confirmations", to='tenancy.environment')),
             ],
             options={
                 'abstract': False,

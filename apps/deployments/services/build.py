@@ -140,7 +140,7 @@ def _inputs(environment: Environment, deployment: Deployment, approval: Approval
         plan=compiled.plan.as_dict(),
         config=bundle.config,
         approval_cred=approval.credential,
-        organization_id=str(scope.organization_id),
+        org_id=str(scope.organization_id),
         project_id=str(scope.project_id),
         environment_id=str(environment.pk),
         posture=environment.posture,
