@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import time_machine
-from apps.approvals.models import Approval
 from django.db import transaction
 
+from apps.approvals.models import Approval
 from apps.blobs.models import StoredBlob
 from apps.core import clock
 from apps.deployments.models import DeploymentEvent

@@ -61,7 +61,7 @@ def test_what_they_bring_is_kept(on_its_way: tuple[World, str, Host, Any]) -> No
 
 
 def test_updates_what_runs_in_the_same_moment(on_its_way: tuple[World, str, Host, Any]) -> None:
-    world, made, host, directive = on_its_way
+    _, made, host, directive = on_its_way
     for status in ("fetched", "verified"):
         host.report(directive, status)
         assert Agent.objects.get(pk=host.id).running_deployment_id is None
