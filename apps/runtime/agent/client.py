@@ -1,0 +1,135 @@
+"""HTTP to one control plane and to nobody else."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import ssl
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from apps.runtime.agent import VERSION
+
+MAX_JSON_BYTES = 2 * 1024 * 1024
+
+
+class Unreachable(Exception):
+    """The control plane did not answer, or answered 5xx or 429: try again later."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Refused(Exception):
+    """The control plane said no: HTTP `status`, its `code` and detail."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"{status} {code}: {detail}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class BadAddress(Exception):
+    """The URL given is not one the agent talks to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body's JSON. Unreachable when it is none, as from a proxy in between."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise Unreachable("the answer is not JSON") from None
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and loopback addresses."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Client:
+    """Speaks to the origin of `base_url` (`https://host/prefix`) only: follows no redirect, no proxy variable.
+
+    Raises BadAddress for plain http to anything but loopback, unless `allow_http`.
+    """
+
+    def __init__(self, base_url: str, *, allow_http: bool = False) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise BadAddress(f"{base_url!r} is not an http(s) address")
+        if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
+            raise BadAddress("plain http goes to loopback only; use https, or --allow-http")
+        self.scheme, self.host, self.port = parts.scheme, parts.hostname, parts.port
+        self.prefix = parts.path.rstrip("/")
+        self.base_url = f"{parts.scheme}://{parts.netloc}{self.prefix}"
+
+    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+        if self.scheme == "https":
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
+        return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str,
+        body: object = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = 15.0,
+        max_bytes: int = MAX_JSON_BYTES,
+    ) -> Answer:
+        """One request below the prefix. Raises Unreachable, or Refused for 4xx and redirects."""
+        sent = {"Authorization": f"Bearer {token}", "User-Agent": f"byteor-agent/{VERSION}", **(headers or {})}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        connection = self._connect(timeout)
+        try:
+            connection.request(method, self.prefix + path, data, sent)
+            response = connection.getresponse()
+            raw = response.read(max_bytes + 1)
+            found = {name.lower(): value for name, value in response.getheaders()}
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
+        if len(raw) > max_bytes:
+            raise Refused(response.status, "answer_too_large", f"the answer has more than {max_bytes} bytes")
+        answer = Answer(response.status, found, raw)
+        if 200 <= answer.status < 300:
+            return answer
+        self._raise(answer)
+        raise AssertionError  # _raise always raises
+
+    def _raise(self, answer: Answer) -> None:
+        try:
+            problem = json.loads(answer.body)
+        except ValueError:
+            problem = {}
+        problem = problem if isinstance(problem, dict) else {}
+        code, detail = str(problem.get("code", "")), str(problem.get("detail", ""))[:500]
+        if answer.status >= 500 or answer.status in (408, 429):
+            pause = answer.headers.get("retry-after", "")
+            raise Unreachable(f"{answer.status} {code}", float(pause) if pause.isdigit() else None)
+        if answer.status < 400:
+            raise Refused(answer.status, "redirected", "redirects are not followed")
+        raise Refused(answer.status, code, detail)
