@@ -129,6 +129,7 @@ class Config:
     key_encryption_keys: list[tuple[str, bytes]] = field(repr=False)
     email_url: str = field(repr=False)
     run_demo_agents: bool
+    metrics_token: str = field(repr=False)
 
     @property
     def hosted(self) -> bool:
@@ -192,4 +193,5 @@ def load() -> Config:
         key_encryption_keys=_key_ring(ring_text),
         email_url=_get("EMAIL_URL", ""),
         run_demo_agents=_flag("RUN_DEMO_AGENTS"),
+        metrics_token=_get("METRICS_TOKEN", ""),
     )

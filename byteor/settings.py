@@ -24,6 +24,9 @@ BYTEOR_STORAGE_URL = CONFIG.storage_url
 BYTEOR_REDIS_URL = CONFIG.redis_url or None
 BYTEOR_KEY_ENCRYPTION_KEYS = CONFIG.key_encryption_keys
 BYTEOR_AUDIT_MAC_KEY = CONFIG.derived_key("audit-chain-head")
+BYTEOR_MODE = CONFIG.mode
+BYTEOR_RUN_DEMO_AGENTS = CONFIG.run_demo_agents
+BYTEOR_METRICS_TOKEN = CONFIG.metrics_token
 BYTEOR_API_BIND = CONFIG.api_bind
 BYTEOR_WORKER_BIND = CONFIG.worker_bind
 BYTEOR_HEARTBEAT_SECONDS = 10
@@ -57,6 +60,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
+    "apps.limits.middleware.FailedAuthMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -97,6 +101,15 @@ else:
     _database |= {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
 DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+if CONFIG.redis_url:
+    _shared = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CONFIG.redis_url, "KEY_PREFIX": "byteor"}
+else:
+    _shared = {"BACKEND": "apps.limits.cache.SqliteCache", "LOCATION": str(BYTEOR_DATA_DIR / "limits.sqlite3")}
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}, "limits": _shared}
+RATELIMIT_USE_CACHE = "limits"
+# both caches count atomically; the library knows its own list of backends only
+SILENCED_SYSTEM_CHECKS = ["django_ratelimit.E003", "django_ratelimit.W001"]
 
 AUTH_USER_MODEL = "access.User"
 PASSWORD_HASHERS = [

@@ -1,0 +1,156 @@
+"""`manage.py up [--demo]`: everything that the product needs, on an empty machine."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from argparse import ArgumentParser
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+from django.db import connection
+
+from apps.console.setup import demo as demonstration
+from apps.core.processes import die_with_parent
+
+STOP_SECONDS = 9.0
+START_SECONDS = 60.0
+
+
+class Command(BaseCommand):
+    """Migrates, starts web and worker, prints where to go, and ends all of it on SIGINT or SIGTERM."""
+
+    help = "Run the web server and the worker; with --demo a tenant to play with."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--demo", action="store_true", help="a demo tenant with real agents (local and development)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        demo = bool(options["demo"]) or settings.BYTEOR_RUN_DEMO_AGENTS
+        if demo and settings.BYTEOR_PROFILE not in ("local", "development"):
+            self._refuse("--demo is for the local and development profiles")
+        for what, (host, port) in (("web", settings.BYTEOR_API_BIND), ("worker", settings.BYTEOR_WORKER_BIND)):
+            self._require_free(what, host, port)
+        call_command("migrate", verbosity=0)
+        call_command("collectstatic", interactive=False, verbosity=0)
+        world = demonstration.prepare() if demo else None
+        connection.close()
+        self._run(world)
+
+    def _refuse(self, line: str) -> None:
+        self.stderr.write(f"byteor: {line}")
+        sys.exit(2)
+
+    def _require_free(self, what: str, host: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                self._refuse(f"the {what} can't listen on {host}:{port}: {error.strerror}")
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=settings.BASE_DIR,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - the kernel ends the child with us
+        )
+
+    def _run(self, world: demonstration.Demo | None) -> None:
+        stopping = threading.Event()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            stopping.set()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+        host, port = settings.BYTEOR_API_BIND
+        children: list[subprocess.Popen[bytes]] = []
+        fleet = demonstration.Fleet(world) if world else None
+        try:
+            if settings.BYTEOR_MODE in ("combined", "api"):
+                children.append(
+                    self._start(
+                        "-m", "granian", "--interface", "wsgi", "--host", host, "--port", str(port), "--workers", "1",
+                        "--blocking-threads", str(settings.BYTEOR_WEB_THREADS), "--no-ws", "--log-level", "warning",
+                        "--workers-kill-timeout", "3", "byteor.wsgi:application",
+                    )  # fmt: skip
+                )
+            if settings.BYTEOR_MODE in ("combined", "worker"):
+                children.append(self._start(str(settings.BASE_DIR / "manage.py"), "run_worker"))
+            if not self._wait_for_web(children, stopping):
+                return
+            if fleet is not None:
+                fleet.start()
+                threading.Thread(target=fleet.seed, name="seed", daemon=True).start()
+            self._greet(world)
+            while not stopping.wait(0.5):
+                for child in children:
+                    if child.poll() is not None:
+                        self.stderr.write(f"byteor: a child ended by itself with code {child.returncode}")
+                        sys.exit(1)
+        finally:
+            self._end(children, fleet)
+
+    def _wait_for_web(self, children: list[subprocess.Popen[bytes]], stopping: threading.Event) -> bool:
+        if settings.BYTEOR_MODE == "worker":
+            return True
+        host, port = settings.BYTEOR_API_BIND
+        place = f"[{host}]" if ":" in host else host
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and not stopping.is_set():
+            if any(child.poll() is not None for child in children):
+                self.stderr.write("byteor: a child ended before it was up")
+                sys.exit(1)
+            try:
+                request = urllib.request.Request(f"http://{place}:{port}/healthz", headers={"Host": self._own_host()})  # noqa: S310
+                with urllib.request.urlopen(request, timeout=2):  # noqa: S310 - our own address
+                    return True
+            except OSError:
+                time.sleep(0.1)
+        return False
+
+    def _own_host(self) -> str:
+        return str(settings.BYTEOR_UI_BASE_URL).split("://", 1)[1]
+
+    def _end(self, children: list[subprocess.Popen[bytes]], fleet: demonstration.Fleet | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in children:
+            if child.poll() is None:
+                child.terminate()
+        if fleet is not None:
+            fleet.stop()
+        for child in children:
+            try:
+                child.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def _greet(self, world: demonstration.Demo | None) -> None:
+        lines = ["", f"ByteOr Cloud is up at {settings.BYTEOR_UI_BASE_URL}/"]
+        if world is not None:
+            lines += ["", "Sign in as (all of them in the demo tenant):"]
+            lines += [f"  {a['email']:20} {a['password']:26} {a['role']}" for a in world.accounts]
+            lines += [
+                "",
+                "A deployment waits for approval in a few seconds: sign in as rita, open the inbox, approve it, and watch",
+                f"  {demonstration.accounts_file().parent}/agents/*/data/redacted.jsonl",
+                f"Accounts and API tokens are kept in {demonstration.accounts_file()}",
+            ]
+        else:
+            lines += ["", "Make a tenant with: manage.py bootstrap --org NAME --admin EMAIL"]
+        lines += ["", "Stop with Ctrl-C.", ""]
+        self.stdout.write("\n".join(lines))
+        self.stdout.flush()
