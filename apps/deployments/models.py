@@ -119,7 +119,7 @@ class Deployment(GuardedModel, TreeModel):
     spec_hash = models.CharField(max_length=71, editable=False)
     config_hash = models.CharField(max_length=71, editable=False)
     capabilities = models.JSONField(default=list, editable=False)
-    approval_id = models.UUIDField(null=True, editable=False)
+    approval_id = models.UUIDField(editable=False)
     requested_by = models.UUIDField(null=True, editable=False)
     requested_by_name = models.CharField(max_length=200, blank=True, editable=False)
     reason = models.CharField(max_length=2000, blank=True, editable=False)

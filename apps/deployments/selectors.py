@@ -48,8 +48,9 @@ def walk(agent_id: uuid.UUID) -> Iterator[Assigned]:
     start = 0
     while True:
         step = list(rows[start : start + WALK_STEP])
-        for row in step:
-            yield Assigned(*row)
+        for deployment_id, sequence, digest, deployment_status, status, rolling_back_at, rollback_at in step:
+            if sequence is not None:
+                yield Assigned(deployment_id, sequence, digest, deployment_status, status, rolling_back_at, rollback_at)
         if len(step) < WALK_STEP:
             return
         start += WALK_STEP

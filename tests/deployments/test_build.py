@@ -12,7 +12,7 @@ from django.db import transaction
 from apps.approvals.models import Approval
 from apps.blobs.models import StoredBlob
 from apps.core import clock
-from apps.deployments.models import DeploymentEvent
+from apps.deployments.models import ConfigBundle, DeploymentEvent
 from apps.deployments.services import build
 from apps.jobs.models import Job
 from tests.deployments.world import World
@@ -131,6 +131,18 @@ def test_a_dead_job_fails_the_deployment(world: World) -> None:
     with transaction.atomic():
         build.give_up_build(deployment_id=world.row(made).pk, environment_id=world.env.pk, error="disk full")
     assert DeploymentEvent.objects.filter(deployment_id=made, to_status="failed").count() == 1
+
+
+def test_one_that_can_never_be_made_is_buried_at_once_and_fails_the_deployment(world: World) -> None:
+    made = world.request()
+    ConfigBundle.objects.filter(pk=world.row(made).bundle_id).delete()
+    world.work()
+    job = Job.objects.get(subject_id=made)
+    assert job.status == "dead_letter"
+    assert world.show(made)["status_reason"] == "build_failed: its config bundle is not there"
+    assert world.bob.post(f"{world.path}/jobs/{job.pk}/retry", {}).status_code == 200
+    world.work()
+    assert (Job.objects.get(subject_id=made).status, world.status(made)) == ("completed", "failed")
 
 
 def test_of_a_deployment_that_is_gone_is_a_no_op(world: World) -> None:

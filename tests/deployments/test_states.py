@@ -55,6 +55,7 @@ def made(environment: Environment, status: str = "pending_approval") -> Deployme
     deployment = Deployment(
         environment=environment,
         bundle_id=new_id(),
+        approval_id=new_id(),
         version_id=new_id(),
         version_number=1,
         pipeline_name="orders",

@@ -46,7 +46,7 @@ class Migration(migrations.Migration):
                 ('spec_hash', models.CharField(editable=False, max_length=71)),
                 ('config_hash', models.CharField(editable=False, max_length=71)),
                 ('capabilities', models.JSONField(default=list, editable=False)),
-                ('approval_id', models.UUIDField(editable=False, null=True)),
+                ('approval_id', models.UUIDField(editable=False)),
                 ('requested_by', models.UUIDField(editable=False, null=True)),
                 ('requested_by_name', models.CharField(blank=True, editable=False, max_length=200)),
                 ('reason', models.CharField(blank=True, editable=False, max_length=2000)),

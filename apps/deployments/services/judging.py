@@ -50,7 +50,9 @@ def _summary(counts: Counter[str]) -> str:
 def _fail_rollout(deployment: Deployment, counts: Counter[str]) -> None:
     from apps.deployments.services.rollback import begin_rollback
 
-    summary = _summary(counts)
+    summary, now = _summary(counts), clock.now()
+    # nobody is asked for it any more, so nobody is waited for
+    Target.objects.filter(deployment=deployment, settled_at__isnull=True).update(settled_at=now, updated_at=now)
     agents.announce(Target.objects.filter(deployment=deployment).values_list("agent_id", flat=True))
     move(
         deployment,
@@ -59,7 +61,7 @@ def _fail_rollout(deployment: Deployment, counts: Counter[str]) -> None:
         trigger="failures_exceeded",
         reason=summary,
         status_reason=f"failures_exceeded: {summary}",
-        settled_at=clock.now(),
+        settled_at=now,
     )
     reachable = Target.objects.filter(deployment=deployment, sequence__isnull=False, agent_gone_at__isnull=True)
     if deployment.auto_rollback and reachable.exists():

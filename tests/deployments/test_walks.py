@@ -1,0 +1,75 @@
+"""Long random walks over everything people and hosts can do, with what must always hold afterwards."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from apps.deployments.models import Deployment, DeploymentEvent, Target
+from apps.deployments.selectors import walk
+from tests.deployments.test_states import MOVES
+from tests.deployments.world import World
+
+pytestmark = pytest.mark.django_db
+
+FINISHED = {"denied", "active", "failed", "rolled_back"}
+
+
+def check(world: World) -> None:
+    """What holds once every host has done what it was told."""
+    for host in world.hosts:
+        directive = host.heartbeat()
+        assert host.runs == directive.deployment_id
+        agent = world.bob.get(f"{world.path}/agents/{host.id}").json()
+        assert (agent["running"] or {}).get("deployment_id") == host.runs
+        confirmed = [a.deployment_id for a in walk(host.pk) if a.activated and a.rolling_back_at is None]
+        if directive.directive == "rollback":
+            assert host.runs in {str(pk) for pk in confirmed}
+    ran = {host.runs for host in world.hosts}
+    current = None
+    for deployment in Deployment.objects.filter(environment=world.env).order_by("sequence"):
+        assert deployment.status in FINISHED, deployment.status
+        if deployment.status == "active":
+            # one whose few targets all failed within what it tolerates is active nowhere: there is nothing to take over
+            if Target.objects.filter(deployment=deployment, status="activated").exists():
+                assert (deployment.superseded_by is None) == (str(deployment.pk) in ran), deployment.pk
+            if deployment.superseded_by is None:
+                current = str(deployment.pk)
+    assert world.current() == current
+    for event in DeploymentEvent.objects.exclude(from_status=""):
+        assert (event.from_status, event.to_status) in MOVES
+    assert not Target.objects.filter(deployment__status__in=["active", "rolled_back"], settled_at=None).exists()
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get('WALKS','8'))))
+def test_end_where_everybody_agrees(world: World, seed: int) -> None:
+    choose = random.Random(seed)
+    world.enroll(1)
+    made: list[str] = []
+    for number in range(14):
+        action = choose.choice(["deploy", "deploy", "rollback", "cancel", "again"])
+        if action == "deploy" or not made:
+            targets = choose.sample(world.hosts, choose.randint(1, 3))
+            strategy = {
+                "type": "all_at_once",
+                "max_failures": choose.randint(0, 1),
+                "auto_rollback": choose.random() < 0.4,
+            }
+            made.append(world.request(world.bundle(f"f{number}:drop"), targets, strategy=strategy))
+            world.work()
+            if choose.random() < 0.2:
+                world.act(made[-1], choose.choice(["cancel", "rollback"]))
+        elif action == "rollback":
+            assert world.act(choose.choice(made), "rollback").status_code in (200, 409)
+        elif action == "cancel":
+            assert world.act(choose.choice(made), "cancel").status_code in (200, 409)
+        for host in choose.sample(world.hosts, 3):
+            host.step(fail=action == "deploy" and choose.random() < 0.25)
+        for _ in range(3):
+            world.work()
+            world.settle()
+        for stuck in Deployment.objects.filter(environment=world.env, status="failed", rolling_back_at__isnull=False):
+            world.act(str(stuck.pk), "rollback")
+            world.settle()
+        check(world)
