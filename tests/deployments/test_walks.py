@@ -42,7 +42,7 @@ def check(world: World) -> None:
     assert not Target.objects.filter(deployment__status__in=["active", "rolled_back"], settled_at=None).exists()
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get('WALKS','8'))))
+@pytest.mark.parametrize("seed", range(4))
 def test_end_where_everybody_agrees(world: World, seed: int) -> None:
     choose = random.Random(seed)
     world.enroll(1)
