@@ -170,7 +170,10 @@ def load() -> Config:
         secret_key = _get("SECRET_KEY", "") or _once(keys / "secret_key", secrets.token_urlsafe(64))
         fresh = base64.b64encode(secrets.token_bytes(32)).decode()
         ring_text = _get("KEY_ENCRYPTION_KEYS", "") or _once(keys / "key_encryption_keys", f"local-1:{fresh}")
-        database_url, redis_url = _get("DATABASE_URL", f"sqlite:///{data_dir / 'byteor.sqlite3'}"), _get("REDIS_URL", "")
+        database_url, redis_url = (
+            _get("DATABASE_URL", f"sqlite:///{data_dir / 'byteor.sqlite3'}"),
+            _get("REDIS_URL", ""),
+        )
         storage_url = _get("STORAGE_URL", (data_dir / "blobs").as_uri())
     if not storage_url.startswith(("file:///", "s3://")):
         raise BadSetting(f"{PREFIX}STORAGE_URL is neither file:///… nor s3://bucket/prefix")

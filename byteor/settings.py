@@ -44,7 +44,11 @@ _ROOMS = [
     "approvals", "agents", "pipelines", "deployments", "console",
 ]  # fmt: skip
 INSTALLED_APPS = [
-    *(["apps.console.apps.ConsoleAdminConfig"] if (BASE_DIR / "apps/console/apps.py").exists() else ["django.contrib.admin"]),
+    *(
+        ["apps.console.apps.ConsoleAdminConfig"]
+        if (BASE_DIR / "apps/console/apps.py").exists()
+        else ["django.contrib.admin"]
+    ),
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -103,7 +107,11 @@ DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 if CONFIG.redis_url:
-    _shared = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CONFIG.redis_url, "KEY_PREFIX": "byteor"}
+    _shared = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": CONFIG.redis_url,
+        "KEY_PREFIX": "byteor",
+    }
 else:
     _shared = {"BACKEND": "apps.limits.cache.SqliteCache", "LOCATION": str(BYTEOR_DATA_DIR / "limits.sqlite3")}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}, "limits": _shared}

@@ -9,7 +9,6 @@ import pytest
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
-
 from apps.access.models import User
 from apps.core.triggers import AppendOnly
 from tests.support import Caller, Tenant, caller_for, make_tenant

@@ -30,7 +30,9 @@ class Caller:
         self.token = token
         self._client = Client()
 
-    def raw(self, method: str, path: str, body: bytes = b"", content_type: str = "application/json", **extra: Any) -> Any:
+    def raw(
+        self, method: str, path: str, body: bytes = b"", content_type: str = "application/json", **extra: Any
+    ) -> Any:
         if self.token:
             extra["HTTP_AUTHORIZATION"] = f"Bearer {self.token}"
         return self._client.generic(method, f"/api/v1{path}", body, content_type=content_type, **extra)
@@ -119,9 +121,7 @@ def make_tenant() -> Tenant:
         for posture in ("dev", "staging", "prod")
     }
     foreign = tenancy.create_environment(actor=SYSTEM_ACTOR, project=theirs, name="dev", posture="dev")
-    return Tenant(
-        acme, orders, make["dev"], make["staging"], make["prod"], elsewhere, theirs, foreign, people
-    )
+    return Tenant(acme, orders, make["dev"], make["staging"], make["prod"], elsewhere, theirs, foreign, people)
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:

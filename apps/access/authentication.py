@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from django.contrib.auth.models import AnonymousUser
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.middleware.csrf import CsrfViewMiddleware
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
@@ -94,3 +94,11 @@ class PersonAuthentication(BaseAuthentication):
 def is_anonymous(user: object) -> bool:
     """True when DRF found no principal."""
     return isinstance(user, AnonymousUser) or not isinstance(user, Principal)
+
+
+def principal_of(request: HttpRequest) -> Principal:
+    """The person whose browser session a page's request belongs to. 404 for anybody else: pages are behind the site's door."""
+    user = request.user
+    if not isinstance(user, User) or not user.is_active:
+        raise Http404
+    return person_principal(user)

@@ -51,9 +51,7 @@ def organizations_visible_to(principal: Principal) -> QuerySet[Any]:
 
 
 def _member_organizations(principal: Principal) -> QuerySet[Any]:
-    return (
-        active_memberships(principal.id or uuid.UUID(int=0)).filter(project__isnull=True).values("organization_id")
-    )
+    return active_memberships(principal.id or uuid.UUID(int=0)).filter(project__isnull=True).values("organization_id")
 
 
 def projects_visible_to(principal: Principal) -> QuerySet[Any]:

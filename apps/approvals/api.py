@@ -137,9 +137,7 @@ class RevokeView(_OneApproval):
     def post(self, request: Request, approval_id: uuid.UUID, **ids: uuid.UUID) -> Response:
         get_approval(self.scope, approval_id)
         body = self.read(RevokeInput)
-        row = revoke(
-            actor=self.principal, scope=self.scope, approval_id=approval_id, comment=body.get("comment", "")
-        )
+        row = revoke(actor=self.principal, scope=self.scope, approval_id=approval_id, comment=body.get("comment", ""))
         return Response(approval_document(row))
 
 

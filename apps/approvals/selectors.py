@@ -134,9 +134,7 @@ def waiting_for(principal: Principal) -> QuerySet[Approval]:
     stored digest is that of the request, so a person who voted on it sees it again once the base moves.
     """
     mine = environments_where(principal, Permission.OPERATE_ENVIRONMENT).values("pk")
-    voted = Decision.objects.filter(
-        approval=OuterRef("pk"), reviewer_id=principal.id, digest=OuterRef("shown_digest")
-    )
+    voted = Decision.objects.filter(approval=OuterRef("pk"), reviewer_id=principal.id, digest=OuterRef("shown_digest"))
     rows: QuerySet[Approval] = (
         Approval.objects.select_related("environment__project__organization")
         .filter(environment__in=mine, status=ApprovalStatus.PENDING.value, expires_at__gt=clock.now())

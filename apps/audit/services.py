@@ -113,7 +113,13 @@ def record(
 
 
 def record_denial(
-    *, organization_id: uuid.UUID | None, action: str, actor: ActorRef, target: str, reason: str, scope: Mapping[str, object]
+    *,
+    organization_id: uuid.UUID | None,
+    action: str,
+    actor: ActorRef,
+    target: str,
+    reason: str,
+    scope: Mapping[str, object],
 ) -> None:
     """Put a refused attempt on record, in a transaction of its own.
 

@@ -8,10 +8,14 @@ from django.contrib.admin import AdminSite
 from django.contrib.auth.forms import AuthenticationForm
 from django.http import HttpRequest, HttpResponse
 
+from apps.access.authentication import principal_of
 from apps.access.models import User
 from apps.access.selectors import active_memberships
+from apps.approvals.models import Approval, ApprovalStatus
+from apps.approvals.selectors import waiting_for
 from apps.core import context
 from apps.core.errors import TooManyRequests
+from apps.deployments.models import Deployment
 from apps.limits.services import check_login, login_succeeded
 
 
@@ -30,6 +34,26 @@ class ConsoleSite(AdminSite):
             return False
         return user.is_superuser or active_memberships(user.pk).exists()
 
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The inbox: what waits for me, and what is under way, above the rooms."""
+        # the rooms' admins register with this very site, so it can't import what imports them
+        from apps.console.review import review
+
+        who = principal_of(request)
+        visible = Deployment.objects.visible_to(who).select_related("environment__project")
+        inbox = {
+            "waiting": [review(row, who) for row in waiting_for(who).order_by("expires_at")[:50]],
+            "mine": Approval.objects.visible_to(who)
+            .select_related("environment")
+            .filter(requested_by=who.id, status=ApprovalStatus.PENDING.value)
+            .order_by("-pk")[:20],
+            "under_way": visible.filter(status__in=["approved", "building", "deploying", "rolling_back"]).order_by(
+                "-pk"
+            )[:20],
+            "recent": visible.exclude(status="pending_approval").order_by("-pk")[:10],
+        }
+        return super().index(request, {**(extra_context or {}), **inbox, "title": "Inbox"})
+
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """The sign-in form, limited per address and account (429)."""
         if request.method != "POST":
@@ -39,7 +63,9 @@ class ConsoleSite(AdminSite):
             check_login(address=address, account=account)
         except TooManyRequests as error:
             form = AuthenticationForm(request)
-            response = super().login(_as_get(request), {**(extra_context or {}), "form": form, "too_many": error.detail})
+            response = super().login(
+                _as_get(request), {**(extra_context or {}), "form": form, "too_many": error.detail}
+            )
             response.status_code = error.status
             response["Retry-After"] = str(error.retry_after)
             return response

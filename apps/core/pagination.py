@@ -100,7 +100,10 @@ def keyset_page(
         if len(parameters.getlist(name)) > 1:
             raise _bad(name, f"'{name}' is given twice.", "bad_filter")
     limit_text = parameters.get("limit", str(DEFAULT_LIMIT))
-    if not (limit_text.isascii() and limit_text.isdigit() and len(limit_text) <= 4) or not 1 <= int(limit_text) <= MAX_LIMIT:
+    if (
+        not (limit_text.isascii() and limit_text.isdigit() and len(limit_text) <= 4)
+        or not 1 <= int(limit_text) <= MAX_LIMIT
+    ):
         raise _bad("limit", f"A whole number from 1 to {MAX_LIMIT} is expected.", "bad_limit")
     limit = int(limit_text)
     if "created_after" in parameters:

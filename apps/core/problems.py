@@ -165,5 +165,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """What a request without a valid CSRF token gets (settings.CSRF_FAILURE_VIEW)."""
-    error = Forbidden("The form has expired or came from another site. Reload the page and try again.", code="csrf_failed")
+    error = Forbidden(
+        "The form has expired or came from another site. Reload the page and try again.", code="csrf_failed"
+    )
     return _answer(request, error, "error.html")

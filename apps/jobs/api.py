@@ -47,7 +47,9 @@ _FILTERS = {"status": status_filter(JobStatus.values)}
 
 
 def _page(request: Request, rows: QuerySet[Any]) -> Response:
-    return keyset_page(request, rows, job_document, filters={**_FILTERS, "type": status_filter(handler_types(), "type")})
+    return keyset_page(
+        request, rows, job_document, filters={**_FILTERS, "type": status_filter(handler_types(), "type")}
+    )
 
 
 class OrganizationJobsView(ScopedView):

@@ -49,9 +49,7 @@ def run_due_chores() -> int:
         except Exception as error:  # recorded; the next run tries again
             problem = type(error).__name__
             log.error("chore failed", chore=spec.name, exc_info=error)
-        Chore.objects.filter(pk=spec.name).update(
-            last_finished_at=clock.now(), last_result=result, last_error=problem
-        )
+        Chore.objects.filter(pk=spec.name).update(last_finished_at=clock.now(), last_result=result, last_error=problem)
     return ran
 
 

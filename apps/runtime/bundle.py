@@ -51,7 +51,7 @@ class BundleInputs:
     plan: Mapping[str, Any]
     config: Mapping[str, Any]
     approval_cred: str
-    organization_id: str
+    org_id: str
     project_id: str
     environment_id: str
     posture: str
@@ -98,7 +98,7 @@ def build_bundle(inputs: BundleInputs, signer: Signer) -> BuiltBundle:
     }
     manifest: dict[str, Any] = {
         "v": 1,
-        "organization_id": inputs.organization_id,
+        "organization_id": inputs.org_id,
         "project_id": inputs.project_id,
         "environment_id": inputs.environment_id,
         "environment_posture": inputs.posture,
@@ -218,7 +218,8 @@ def verify_bundle(
         raise _no("manifest_mismatch", "manifest.json is not what was signed")
     manifest = load_canonical(payload, "manifest_mismatch", "manifest.json")
     if set(manifest) != set(_MANIFEST_FIELDS) or not all(
-        isinstance(manifest[name], kind) and not isinstance(manifest[name], bool) for name, kind in _MANIFEST_FIELDS.items()
+        isinstance(manifest[name], kind) and not isinstance(manifest[name], bool)
+        for name, kind in _MANIFEST_FIELDS.items()
     ):
         raise _no("manifest_mismatch", "the manifest's fields are not the known ones")
     if manifest["v"] != 1:

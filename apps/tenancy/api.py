@@ -222,4 +222,3 @@ class EnvironmentView(_NodeView):
         "GET": Permission.VIEW_ENVIRONMENT,
         **dict.fromkeys(("PUT", "PATCH", "DELETE"), Permission.MANAGE_ENVIRONMENT),
     }
-

@@ -46,9 +46,7 @@ def test_a_known_address_joins_with_its_own_password_only(tenant, client):
     assert client.post(link, {"password": PASSWORD}).status_code == 302
 
 
-@pytest.mark.parametrize(
-    ("who", "status"), [("alice", 201), ("bob", 403), ("vera", 403), ("charlie", 404)]
-)
+@pytest.mark.parametrize(("who", "status"), [("alice", 201), ("bob", 403), ("vera", 403), ("charlie", 404)])
 def test_only_org_admins_invite_to_the_organization(tenant, who, status):
     path = f"/orgs/{tenant.organization.pk}/members"
     assert tenant.caller(who).post(path, {"email": "x@example.com", "role": "viewer"}).status_code == status

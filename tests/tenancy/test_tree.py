@@ -116,7 +116,9 @@ def test_a_deleted_node_is_404_to_everyone_and_frees_its_slug(tenant, level):
     assert alice.delete(path).status_code in (202, 204)
     assert alice.get(path).status_code == 404
     assert alice.get(tenant.path()).status_code == 404
-    again = {"organization": "/orgs", "project": f"{org}/projects", "environment": tenant.path().rsplit("/", 1)[0]}[level]
+    again = {"organization": "/orgs", "project": f"{org}/projects", "environment": tenant.path().rsplit("/", 1)[0]}[
+        level
+    ]
     body = {"organization": {"name": "Acme"}, "project": {"name": "Orders"},
             "environment": {"name": "dev", "posture": "dev"}}[level]  # fmt: skip
     made = alice.post(again, body)
@@ -134,9 +136,7 @@ def test_only_managers_delete(tenant, who, status):
 def test_of_two_who_take_one_slug_one_gets_it(transactional_db, tenant):
     token = tenant.caller("alice").token
     path = f"/orgs/{tenant.organization.pk}/projects"
-    answers = in_threads(
-        *([lambda: Caller(token).post(path, {"name": "Twin", "slug": "twin"}).status_code] * 5)
-    )
+    answers = in_threads(*([lambda: Caller(token).post(path, {"name": "Twin", "slug": "twin"}).status_code] * 5))
     assert sorted(answers) == [201, 409, 409, 409, 409]
     assert Project.objects.filter(slug="twin").count() == 1
 

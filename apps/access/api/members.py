@@ -15,7 +15,16 @@ from apps.access.models import Membership, MemberStatus
 from apps.access.roles import Permission
 from apps.access.services import change_role, invite, remove_member
 from apps.access.services.members import members_of
-from apps.core.api import StrictSerializer, Text, check_if_match, keyset_page, rfc3339, status_filter, tagged, text_filter
+from apps.core.api import (
+    StrictSerializer,
+    Text,
+    check_if_match,
+    keyset_page,
+    rfc3339,
+    status_filter,
+    tagged,
+    text_filter,
+)
 from apps.core.errors import NotFound
 
 

@@ -110,9 +110,7 @@ def create_person_with_password(
     if user is None:
         secret = Secret(password or secrets.token_urlsafe(18))
         user = User.objects.create_user(address, secret.reveal(), name=name)
-    existing = Membership.objects.filter(
-        organization=scope.organization, project=scope.project, email=address
-    ).first()
+    existing = Membership.objects.filter(organization=scope.organization, project=scope.project, email=address).first()
     if existing is not None:
         raise Conflict(f"{address} is a member there already.", code="member_exists")
     membership = Membership.objects.create(

@@ -45,9 +45,7 @@ def request_approval(
     policy = policy_of(environment)
     weak = weakeners(environment, now)
     if actor.id in weak:
-        raise Conflict(
-            "You weakened this environment's policy in the last 24 hours.", code="policy_recently_weakened"
-        )
+        raise Conflict("You weakened this environment's policy in the last 24 hours.", code="policy_recently_weakened")
     required = int(policy["required_approvals"])
     if required:
         able = people_with(Permission.OPERATE_ENVIRONMENT, scope).exclude(pk__in=weak)

@@ -166,12 +166,15 @@ class Fleet:
             environment = dict(os.environ)
             if not (home / "state" / "agent.json").exists():
                 made = create_enrollment_token(
-                    actor=self.demo.person("oleg"), scope=self.demo.scope, name=f"demo {name}", labels={"fleet": "tills"}
+                    actor=self.demo.person("oleg"),
+                    scope=self.demo.scope,
+                    name=f"demo {name}",
+                    labels={"fleet": "tills"},
                 )
                 environment["BYTEOR_ENROLLMENT_TOKEN"] = made[1].reveal()
             log = (home / "agent.log").open("ab")
             self.children.append(
-                subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=die_with_parent)  # noqa: PLW1509
+                subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=die_with_parent)
             )
             log.close()
         threading.Thread(target=self._feed, name="orders", daemon=True).start()
@@ -272,6 +275,9 @@ def make_order(number: int, dice: random.Random) -> dict[str, Any]:
             "name": f"{first} {last}",
             "email": f"{first}.{last}@example.com".lower(),
             "card": "".join(str(dice.randrange(10)) for _ in range(16)),
-            "address": {"street": f"{dice.randrange(1, 99)} High Street", "city": dice.choice(["Berlin", "Lyon", "Porto"])},
+            "address": {
+                "street": f"{dice.randrange(1, 99)} High Street",
+                "city": dice.choice(["Berlin", "Lyon", "Porto"]),
+            },
         },
     }

@@ -26,7 +26,9 @@ def _held(job_id: uuid.UUID, token: uuid.UUID) -> Job:
     return job
 
 
-def _note_move(job: Job, move: Move, *, error_class: str = "", error: str = "", started: dt.datetime | None = None) -> None:
+def _note_move(
+    job: Job, move: Move, *, error_class: str = "", error: str = "", started: dt.datetime | None = None
+) -> None:
     spent = int((clock.now() - started).total_seconds() * 1000) if started else None
     JobAttempt.objects.create(
         job=job,

@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--enrollment-token-file", type=Path)
     run.add_argument("--name")
     run.add_argument("--data-dir", type=Path, help="the only folder whose files a pipeline may touch")
-    run.add_argument("--allow-egress", action="append", default=[], metavar="URL", help="a URL prefix a pipeline may send to")
+    run.add_argument(
+        "--allow-egress", action="append", default=[], metavar="URL", help="a URL prefix a pipeline may send to"
+    )
     run.add_argument("--allow-http", action="store_true", help="speak plain http beyond loopback")
     rotate = commands.add_parser("rotate-key", help="get a new runtime key (the agent must not be running)")
     rotate.add_argument("--allow-http", action="store_true")

@@ -71,7 +71,13 @@ class Client:
 
     def __init__(self, base_url: str, *, allow_http: bool = False) -> None:
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.username
+            or parts.query
+            or parts.fragment
+        ):
             raise BadAddress(f"{base_url!r} is not an http(s) address")
         if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
             raise BadAddress("plain http goes to loopback only; use https, or --allow-http")

@@ -14,7 +14,9 @@ from apps.runtime.agent.client import BadAddress, Client, Refused, Unreachable
 from apps.runtime.agent.state import State, StateError
 from apps.runtime.trust import accept_keyset
 
-_ENVIRONMENT_URL = re.compile(r"\A(https?://[^/?#]+(?:/[^?#]*)?)(/orgs/[0-9a-f-]{36}/projects/[0-9a-f-]{36}/environments/([0-9a-f-]{36}))/?\Z")
+_ENVIRONMENT_URL = re.compile(
+    r"\A(https?://[^/?#]+(?:/[^?#]*)?)(/orgs/[0-9a-f-]{36}/projects/[0-9a-f-]{36}/environments/([0-9a-f-]{36}))/?\Z"
+)
 
 
 @dataclass(frozen=True, slots=True)

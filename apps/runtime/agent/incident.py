@@ -27,7 +27,9 @@ def write_incident(state: State, output: Path) -> None:
     members = {
         "spec.kv": text,
         "config.json": contents.files["config.json"].decode(),
-        "spec_validation.json": json.dumps({"ok": compiled.ok, "diagnostics": [d.as_dict() for d in compiled.diagnostics]}),
+        "spec_validation.json": json.dumps(
+            {"ok": compiled.ok, "diagnostics": [d.as_dict() for d in compiled.diagnostics]}
+        ),
         "runtime.json": json.dumps({"agent_id": me.agent_id, "version": VERSION, "running": active}),
         "policy_audit.json": json.dumps({"captured_unix_ms": int(time.time() * 1000), "actions": []}),
         "environment.json": json.dumps({"environment_id": me.environment_id, "posture": me.posture, "host": host}),

@@ -164,7 +164,7 @@ class Pipeline:
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Counters by stage."""
-        return {name: row.as_dict() for name, row in self._interpreter.stats().items()}
+        return dict(self._interpreter.stats())
 
     def stop(self) -> None:
         """Finish the record in hand, write everything out, end."""

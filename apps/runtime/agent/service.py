@@ -201,7 +201,9 @@ class Agent:
 
     # --- reports ---
 
-    def report(self, status: str, directive: Directive | None, *, to: str | None, reason: str = "", **more: Any) -> None:
+    def report(
+        self, status: str, directive: Directive | None, *, to: str | None, reason: str = "", **more: Any
+    ) -> None:
         """Queue a report on disk, then send what is queued, oldest first."""
         if to is None:
             return
@@ -318,7 +320,9 @@ class Agent:
         done = "rolled_back" if directive.directive == "rollback" else "activated"
         sequence = int(directive.sequence or 0)
         if sequence < self.highest and directive.directive != "rollback":
-            raise TrustError("sequence_older", f"sequence {sequence} is below {self.highest} without a rollback directive")
+            raise TrustError(
+                "sequence_older", f"sequence {sequence} is below {self.highest} without a rollback directive"
+            )
         wanted = {"deployment_id": directive.deployment_id, "bundle_sha256": sha256, "sequence": sequence}
         if self.active == wanted and self.pipeline is not None and self.pipeline.healthy():
             self.report(done, directive, to=to, reason="it ran already")
@@ -387,4 +391,3 @@ class Agent:
         self.me = replace(self.me, api_key=answer["api_key"])
         save_identity(self.state, self.me)
         self.say("runtime key rotated")
-

@@ -31,7 +31,9 @@ class Command(BaseCommand):
     help = "Run the web server and the worker; with --demo a tenant to play with."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--demo", action="store_true", help="a demo tenant with real agents (local and development)")
+        parser.add_argument(
+            "--demo", action="store_true", help="a demo tenant with real agents (local and development)"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         demo = bool(options["demo"]) or settings.BYTEOR_RUN_DEMO_AGENTS
@@ -62,7 +64,7 @@ class Command(BaseCommand):
         return subprocess.Popen(
             [sys.executable, *command],
             cwd=settings.BASE_DIR,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - the kernel ends the child with us
+            preexec_fn=die_with_parent,
         )
 
     def _run(self, world: demonstration.Demo | None) -> None:
@@ -80,9 +82,24 @@ class Command(BaseCommand):
             if settings.BYTEOR_MODE in ("combined", "api"):
                 children.append(
                     self._start(
-                        "-m", "granian", "--interface", "wsgi", "--host", host, "--port", str(port), "--workers", "1",
-                        "--blocking-threads", str(settings.BYTEOR_WEB_THREADS), "--no-ws", "--log-level", "warning",
-                        "--workers-kill-timeout", "3", "byteor.wsgi:application",
+                        "-m",
+                        "granian",
+                        "--interface",
+                        "wsgi",
+                        "--host",
+                        host,
+                        "--port",
+                        str(port),
+                        "--workers",
+                        "1",
+                        "--blocking-threads",
+                        str(settings.BYTEOR_WEB_THREADS),
+                        "--no-ws",
+                        "--log-level",
+                        "warning",
+                        "--workers-kill-timeout",
+                        "3",
+                        "byteor.wsgi:application",
                     )  # fmt: skip
                 )
             if settings.BYTEOR_MODE in ("combined", "worker"):
@@ -112,7 +129,7 @@ class Command(BaseCommand):
                 self.stderr.write("byteor: a child ended before it was up")
                 sys.exit(1)
             try:
-                request = urllib.request.Request(f"http://{place}:{port}/healthz", headers={"Host": self._own_host()})  # noqa: S310
+                request = urllib.request.Request(f"http://{place}:{port}/healthz", headers={"Host": self._own_host()})
                 with urllib.request.urlopen(request, timeout=2):  # noqa: S310 - our own address
                     return True
             except OSError:

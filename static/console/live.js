@@ -1,0 +1,51 @@
+// Pages that wait update themselves: polls a small JSON document until nothing more can change.
+(function () {
+  "use strict";
+  var page = document.querySelector("[data-live]");
+  if (!page) return;
+
+  function setPill(element, status) {
+    if (!element || element.textContent === status) return;
+    element.className = "pill pill-" + status;
+    element.textContent = status;
+  }
+
+  function show(state) {
+    setPill(page.querySelector("[data-live-approval]"), state.approval);
+    setPill(page.querySelector("[data-live-deployment]"), state.deployment);
+    var reason = page.querySelector("[data-live-reason]");
+    if (reason) reason.textContent = state.reason || "";
+    (state.targets || []).forEach(function (target) {
+      page.querySelectorAll("[data-agent]").forEach(function (row) {
+        if (row.dataset.agent !== target.name) return;
+        setPill(row.querySelector("[data-live-target]"), target.status);
+        var runs = row.querySelector("[data-live-runs]");
+        if (runs) runs.textContent = target.runs || "nothing";
+      });
+    });
+    var open = state.approval === null || state.approval === "pending";
+    if (state.approval !== null && !open) {
+      var form = page.querySelector("form.decision");
+      if (form) form.hidden = true;
+    }
+  }
+
+  var pause = 700;
+  function ask() {
+    fetch(page.dataset.live, { headers: { Accept: "application/json" }, credentials: "same-origin" })
+      .then(function (answer) {
+        if (!answer.ok) throw new Error(String(answer.status));
+        return answer.json();
+      })
+      .then(function (state) {
+        show(state);
+        pause = state.deployment === "pending_approval" || state.settled ? 3000 : 700;
+        window.setTimeout(ask, pause);
+      })
+      .catch(function () {
+        pause = Math.min(pause * 2, 15000);
+        window.setTimeout(ask, pause);
+      });
+  }
+  window.setTimeout(ask, pause);
+})();
