@@ -23,7 +23,7 @@ INGEST_JOB = "spec_ingest"
 
 
 def create_draft(*, actor: Principal, scope: Scope, name: str, spec: str) -> PipelineDraft:
-    """Keep `spec` as a new draft, however wrong it is, and queue its ingestion. NotFound when the environment is gone."""
+    """Keep `spec` as a new draft, however wrong it is, and queue its ingestion. NotFound when there is no environment."""
     with transaction.atomic():
         environment = lock_environment(scope.here.pk)
         here = scope_of(environment)
@@ -95,7 +95,7 @@ def delete_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID, expecte
 
 
 def store_ingest(*, draft_id: uuid.UUID, rev: int, found: Compilation) -> bool:
-    """Store what ingestion found in edit `rev`, in the caller's transaction. False when that edit is not the present one.
+    """Store what ingestion found in edit `rev`, in the caller's transaction. False when the draft is past that edit.
 
     Safe to repeat: the same text gives the same finding.
     """
