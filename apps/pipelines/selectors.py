@@ -43,7 +43,7 @@ def comparable_version(principal: Principal, scope: Scope, version_id: uuid.UUID
     """A version of any environment of the scope's project that `principal` may see. Raises NotFound."""
     version = (
         PipelineVersion.objects.visible_to(principal)
-        .filter(pk=version_id, environment__project_id=scope.project_id)
+        .filter(pk=version_id, environment__project_id=scope.here.project_id)
         .first()
     )
     if version is None:

@@ -23,7 +23,7 @@ INGEST_JOB = "spec_ingest"
 
 
 def create_draft(*, actor: Principal, scope: Scope, name: str, spec: str) -> PipelineDraft:
-    """Keep `spec` as a new draft, however wrong it is, and queue its ingestion. NotFound when there is no environment."""
+    """Keep `spec` as a new draft, however wrong, and queue its ingestion. NotFound when the environment is gone."""
     with transaction.atomic():
         environment = lock_environment(scope.here.pk)
         here = scope_of(environment)

@@ -15,7 +15,7 @@ class Command(BaseCommand):
     """Hands its arguments to the compiler's own command line and keeps its exit status."""
 
     help = USAGE
-    requires_system_checks: list[str] = []  # type: ignore[assignment]
+    requires_system_checks: list[str] = []
 
     def run_from_argv(self, argv: list[str]) -> None:
         sys.exit(main(argv[2:]))
