@@ -56,7 +56,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "django_q",
-    *(f"apps.{room}" for room in _ROOMS if (BASE_DIR / f"apps/{room}/apps.py").exists()),
+    *(f"apps.{room}" for room in _ROOMS),
 ]
 MIDDLEWARE = [
     "apps.core.middleware.RequestIdMiddleware",

@@ -86,7 +86,7 @@ class Membership(TreeModel):
     email = models.EmailField(max_length=254)
     role = models.CharField(max_length=16, choices=Role)
     status = models.CharField(max_length=16, choices=MemberStatus, default=MemberStatus.INVITED)
-    invitation_sha256 = models.CharField(max_length=64, null=True, unique=True, editable=False)
+    invitation_sha256 = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001 - unique, so empty is null
     invitation_expires_at = models.DateTimeField(null=True, editable=False)
     invited_by = models.UUIDField(null=True, editable=False)
     rev = models.PositiveIntegerField(default=1, editable=False)

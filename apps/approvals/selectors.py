@@ -36,7 +36,7 @@ def digest_of(
     base: Mapping[str, str | None],
 ) -> str:
     """`sha256:` of the RFC 8785 form of what is being decided; the same for every viewer, without time, votes or liveness."""
-    body = {
+    body: dict[str, Any] = {
         "approval_id": str(approval_id),
         "spec_hash": spec_hash,
         "config_hash": config_hash,
@@ -134,7 +134,9 @@ def waiting_for(principal: Principal) -> QuerySet[Approval]:
     stored digest is that of the request, so a person who voted on it sees it again once the base moves.
     """
     mine = environments_where(principal, Permission.OPERATE_ENVIRONMENT).values("pk")
-    voted = Decision.objects.filter(approval=OuterRef("pk"), reviewer_id=principal.id, digest=OuterRef("shown_digest"))
+    voted = Decision.objects.filter(
+        approval=OuterRef("pk"), reviewer_id=principal.id or uuid.UUID(int=0), digest=OuterRef("shown_digest")
+    )
     rows: QuerySet[Approval] = (
         Approval.objects.select_related("environment__project__organization")
         .filter(environment__in=mine, status=ApprovalStatus.PENDING.value, expires_at__gt=clock.now())

@@ -117,7 +117,7 @@ def purge_tombstones() -> int:
 def sweep_orphans(*, before: Any) -> int:
     """Remove files written before the moment `before` that no row names; how many."""
     gone = 0
-    for key, written in store().keys():
+    for key, written in store().listing():
         if written >= before:
             continue
         parts = key.split("/")

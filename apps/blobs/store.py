@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
@@ -19,7 +19,8 @@ from django.conf import settings
 from apps.core.readiness import NotReady
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 
 class Store(Protocol):
@@ -37,7 +38,7 @@ class Store(Protocol):
     def delete_prefix(self, prefix: str) -> None:
         """Remove every file whose key begins with `prefix/`."""
 
-    def keys(self) -> Iterator[tuple[str, datetime]]:
+    def listing(self) -> Iterator[tuple[str, datetime]]:
         """Every key with the moment it was written."""
         ...
 
@@ -82,7 +83,7 @@ class FolderStore:
     def delete_prefix(self, prefix: str) -> None:
         shutil.rmtree(self._path(prefix), ignore_errors=True)
 
-    def keys(self) -> Iterator[tuple[str, datetime]]:
+    def listing(self) -> Iterator[tuple[str, datetime]]:
         for path in sorted(self.root.glob("**/*")):
             if path.is_file():
                 yield (
@@ -122,7 +123,7 @@ class BucketStore:
             body = self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"]
         except self.client.exceptions.NoSuchKey:
             raise FileNotFoundError(key) from None
-        return body  # type: ignore[return-value]
+        return cast(IO[bytes], body)
 
     def delete(self, key: str) -> None:
         self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
@@ -131,11 +132,11 @@ class BucketStore:
         for page in self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self._key(prefix) + "/"
         ):
-            names = [{"Key": item["Key"]} for item in page.get("Contents", [])]
+            names: list[ObjectIdentifierTypeDef] = [{"Key": item["Key"]} for item in page.get("Contents", [])]
             if names:
-                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": names})  # type: ignore[typeddict-item]
+                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": names})
 
-    def keys(self) -> Iterator[tuple[str, datetime]]:
+    def listing(self) -> Iterator[tuple[str, datetime]]:
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix):
             for item in page.get("Contents", []):
                 yield item["Key"].removeprefix(self.prefix), item["LastModified"]

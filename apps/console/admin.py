@@ -47,7 +47,7 @@ class ApprovalAdmin(ScopedModelAdmin):
     def state_view(self, request: HttpRequest, object_id: Any) -> HttpResponse:
         """What the page polls."""
         approval = self.object_or_404(request, str(object_id))
-        deployment = Deployment.objects.filter(pk=approval.deployment_id).first()
+        deployment = Deployment.objects.filter(approval_id=approval.pk).first()
         return JsonResponse(live_state(deployment, approval), headers={"Cache-Control": "no-store"})
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:

@@ -117,7 +117,7 @@ def _stands_on(base: dict[str, str | None]) -> Deployment | None:
 def review(approval: Approval, principal: Principal) -> Review:
     """What this person sees of this approval now."""
     now = present(approval)
-    deployment = Deployment.objects.filter(pk=approval.deployment_id).first()
+    deployment = Deployment.objects.filter(approval_id=approval.pk).first()
     version = bundle = active_version = active_bundle = None
     active = _stands_on(now.base)
     if deployment is not None:

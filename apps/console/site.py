@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib.admin import AdminSite
 from django.contrib.auth.forms import AuthenticationForm
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 
 from apps.access.authentication import principal_of
 from apps.access.models import User
@@ -34,7 +35,7 @@ class ConsoleSite(AdminSite):
             return False
         return user.is_superuser or active_memberships(user.pk).exists()
 
-    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The inbox: what waits for me, and what is under way, above the rooms."""
         # the rooms' admins register with this very site, so it can't import what imports them
         from apps.console.review import review

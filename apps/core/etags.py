@@ -38,7 +38,7 @@ def tagged(request: Request, body: object, tag: str, *, status: int = 200) -> Re
     """`body` with the strong ETag `"tag"`; a GET whose If-None-Match names it is answered 304 without a body."""
     quoted = f'"{tag}"'
     header = request.headers.get("If-None-Match")
-    if request.method in ("GET", "HEAD") and header is not None:
-        if any(known == "*" or known.removeprefix("W/") == quoted for known in _tags(header)):
-            return Response(status=304, headers={"ETag": quoted})
+    reading = request.method in ("GET", "HEAD") and header is not None
+    if reading and any(known == "*" or known.removeprefix("W/") == quoted for known in _tags(header or "")):
+        return Response(status=304, headers={"ETag": quoted})
     return Response(body, status=status, headers={"ETag": quoted})

@@ -30,7 +30,7 @@ class _StatusDescriptor(FSMFieldDescriptor):
         self.field.set_state(instance, value)
 
 
-class StatusField(FSMField):  # type: ignore[misc]
+class StatusField(FSMField):
     """A django-fsm field that can't be assigned. The legal values belong in a check constraint beside it."""
 
     descriptor_class = _StatusDescriptor
@@ -84,13 +84,6 @@ class GuardedModel(models.Model):
     class Meta:
         abstract = True
 
-    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__[_LOADING] = True
-        try:
-            super().refresh_from_db(*args, **kwargs)
-        finally:
-            self.__dict__.pop(_LOADING, None)
-
     def save(self, *args: Any, **kwargs: Any) -> None:
         """As `Model.save`, but a new row must be in its first status and an old one's status is left alone."""
         field = status_field(type(self))
@@ -109,6 +102,13 @@ class GuardedModel(models.Model):
                 elif field.name in names:
                     raise AttributeError(f"{field.name} is changed by transitions only")
         super().save(*args, **kwargs)
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__[_LOADING] = True
+        try:
+            super().refresh_from_db(*args, **kwargs)
+        finally:
+            self.__dict__.pop(_LOADING, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def advance(instance: models.Model, transition: str, **columns: Any) -> Move:
     except TransitionNotAllowed as error:
         raise StateConflict(from_, target, allowed_from(instance)) from error
     to = str(getattr(instance, field.name))
-    rows = models.QuerySet(type(instance)).filter(pk=instance.pk, **{field.name: from_})
+    rows: models.QuerySet[Any] = models.QuerySet(type(instance)).filter(pk=instance.pk, **{field.name: from_})
     changed = rows.update(**{field.name: to}, **columns)
     if changed != 1:
         _reload(instance)

@@ -100,7 +100,7 @@ def as_service_error(error: Exception) -> ServiceError | None:
         case drf.NotAcceptable():
             return BadRequest("Only application/json can be answered here.", code="not_acceptable")
         case drf.Throttled():
-            return TooManyRequests(retry_after=int(error.wait or 1))
+            return TooManyRequests(retry_after=int(getattr(error, "wait", None) or 1))
         case drf.PermissionDenied() | PermissionDenied():
             return Forbidden(str(error) or "")
         case drf.NotFound() | Http404():

@@ -47,6 +47,11 @@ class _Listener:
     def count(self, channel: str) -> int:
         return self.heard[channel] + self.everything
 
+    def sleep(self, channel: str, seen: int, seconds: float) -> bool:
+        """Until `channel` was told of more than `seen` times, or shutdown; whether it was."""
+        with self.condition:
+            return self.condition.wait_for(lambda: self.count(channel) != seen or _stopping.is_set(), seconds)
+
     def tell(self, channel: str | None) -> None:
         with self.condition:
             if channel is None:
@@ -152,9 +157,8 @@ def wait(channel: str, timeout: float, *, ready: Callable[[], bool] | None = Non
             if left <= 0:
                 return False
             step = left if listener.listening.is_set() else min(left, FALLBACK_LOOK_EVERY)
-            with listener.condition:
-                woken = listener.condition.wait_for(lambda: listener.count(channel) != seen or _stopping.is_set(), step)
-                seen = listener.count(channel)
+            woken = listener.sleep(channel, seen, step)
+            seen = listener.count(channel)
             if _stopping.is_set():
                 return False
             if ready is None:

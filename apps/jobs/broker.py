@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 LONGEST_WAIT = 1.0
 
 
-class JobTableBroker(Broker):
+class JobTableBroker(Broker):  # type: ignore[misc]
     """Claims due jobs and sends a heartbeat through the same pipeline every few seconds."""
 
     _next_beat = 0.0

@@ -242,7 +242,8 @@ def verify_bundle(
     compiled = compile_spec(text)
     if not compiled.ok or compiled.plan is None or compiled.spec_hash != manifest["spec_hash"]:
         raise _no("spec_mismatch", "spec.kv does not compile to the signed hash")
-    if compiled.canonical != text or rfc8785.dumps(compiled.plan.as_dict()) != contents.files["plan.json"]:
+    plan: dict[str, Any] = dict(compiled.plan.as_dict())
+    if compiled.canonical != text or rfc8785.dumps(plan) != contents.files["plan.json"]:
         raise _no("spec_mismatch", "plan.json is not what spec.kv compiles to")
     config = contents.json("config.json")
     if hash_config(config) != manifest["config_hash"]:

@@ -325,7 +325,7 @@ def sign_directive(directive: Directive, signer: Signer) -> dict[str, Any]:
 def _parse_directive(payload: bytes) -> Directive:
     code = "bad_directive"
     value = load_canonical(payload, code, "the directive")
-    names = {f for f in Directive.__dataclass_fields__}
+    names = set(Directive.__dataclass_fields__)
     if set(value) != names:
         raise TrustError(code, "the directive's fields are not the known ones")
     if value["v"] != 1:

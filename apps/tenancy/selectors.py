@@ -53,7 +53,7 @@ def lock_environment(environment_id: uuid.UUID) -> Environment:
 
     Every write to what an environment holds begins here, so that two of them never interleave.
     """
-    environment = lock_row(
+    environment: Environment | None = lock_row(
         Environment.objects.select_related("project__organization").filter(pk=environment_id, deleted_at__isnull=True)
     )
     if environment is None:

@@ -22,7 +22,7 @@ from apps.tenancy.registry import EnvironmentSettings
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import scope_of
 
-N = TypeVar("N", Organization, Project, Environment)
+N = TypeVar("N", bound=Organization | Project | Environment)
 
 
 def slug_from(name: str) -> str:
@@ -193,13 +193,12 @@ def create_environment(
 
 
 def _locked(node: N) -> N:
-    model = type(node)
-    rows = model.objects.filter(pk=node.pk, deleted_at__isnull=True)
-    if model is Project:
+    rows = type(node).objects.filter(pk=node.pk, deleted_at__isnull=True)
+    if isinstance(node, Project):
         rows = rows.select_related("organization")
-    elif model is Environment:
+    elif isinstance(node, Environment):
         rows = rows.select_related("project__organization")
-    fresh = lock_row(rows)
+    fresh: N | None = lock_row(rows)
     if fresh is None:
         raise NotFound()
     return fresh

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import time_machine
-from apps.signing import services as signing
 
 from apps.agents import services
 from apps.agents.models import Agent, AgentKey
@@ -19,6 +18,7 @@ from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.core.errors import Conflict
 from apps.runtime import trust
+from apps.signing import services as signing
 from apps.tenancy import services as tenancy
 from apps.tenancy.selectors import scope_of
 

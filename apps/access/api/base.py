@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
-from rest_framework.parsers import BaseParser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,10 +26,10 @@ from apps.tenancy.selectors import resolve
 class PersonView(APIView):
     """A view for a signed-in person or their personal token. Sets `self.principal`; 401 otherwise."""
 
-    authentication_classes: ClassVar[list[Any]] = [PersonAuthentication]
-    permission_classes: ClassVar[list[Any]] = []
-    parser_classes: ClassVar[list[type[BaseParser]]] = [StrictJSONParser, MergePatchParser]
-    renderer_classes: ClassVar[list[Any]] = [JSONRenderer]
+    authentication_classes = [PersonAuthentication]
+    permission_classes = ()
+    parser_classes = [StrictJSONParser, MergePatchParser]
+    renderer_classes = [JSONRenderer]
     principal: Principal
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -43,7 +42,7 @@ class PersonView(APIView):
         """The JSON body, checked strictly. Raises what the exception handler answers with 400 or 415."""
         return validated(serializer, self.request.data, **kwargs)
 
-    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
+    def http_method_not_allowed(self, request: Any, *args: Any, **kwargs: Any) -> NoReturn:
         raise MethodNotAllowed(f"{request.method} is not known here.")
 
 

@@ -67,7 +67,7 @@ class TokensView(PersonView):
     """GET: my tokens. POST: a new one, its text shown once."""
 
     def get(self, request: Request) -> Response:
-        rows = PersonalToken.objects.filter(user_id=self.principal.id)
+        rows = PersonalToken.objects.filter(user=self.principal.user)
         return keyset_page(request, rows, token_document)
 
     def post(self, request: Request) -> Response:

@@ -78,7 +78,7 @@ def create_token(*, actor: Principal, name: str, expires_in_seconds: int | None 
 @transaction.atomic
 def revoke_token(*, actor: Principal, token_id: uuid.UUID) -> None:
     """End one of the acting person's tokens at once. NotFound when it is not theirs or has ended."""
-    changed = PersonalToken.objects.filter(pk=token_id, user_id=actor.id, revoked_at__isnull=True).update(
+    changed = PersonalToken.objects.filter(pk=token_id, user=actor.user, revoked_at__isnull=True).update(
         revoked_at=clock.now()
     )
     if not changed:

@@ -20,7 +20,7 @@ LEASE = dt.timedelta(seconds=30)
 
 
 def _held(job_id: uuid.UUID, token: uuid.UUID) -> Job:
-    job = lock_row(Job.objects.filter(pk=job_id, lease_token=token))
+    job: Job | None = lock_row(Job.objects.filter(pk=job_id, lease_token=token))
     if job is None:
         raise LeaseLost(str(job_id))
     return job

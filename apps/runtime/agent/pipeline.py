@@ -191,7 +191,8 @@ class Pipeline:
     # --- file ---
 
     def _follow(self) -> None:
-        assert self._input is not None and self._ingress is not None
+        assert self._input is not None
+        assert self._ingress is not None
         follow = bool(self._ingress.get("follow", True))
         name = f"position-{self._input.name}.json"
         saved = self._state.read(name) or {}

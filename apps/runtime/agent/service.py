@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
 from dataclasses import replace
+from random import SystemRandom
 from typing import Any
 
 from apps.runtime import trust
@@ -21,6 +21,7 @@ from apps.runtime.trust import Directive, KeySet, TrustError
 POLL_SECONDS = 25
 LOG_TAIL_BYTES = 16 * 1024
 MAX_OUTBOX = 1000
+_dice = SystemRandom()
 
 
 class Agent:
@@ -71,11 +72,11 @@ class Agent:
                 wait = self._poll()
                 pause = 0.5
             except Unreachable as error:
-                wait = error.retry_after or random.uniform(0.1, pause)
+                wait = error.retry_after or _dice.uniform(0.1, pause)
                 pause = min(pause * 2, 15)
             except Refused as error:
                 self._refused(error)
-                wait = random.uniform(15, 30) if error.status == 401 else random.uniform(2, 5)
+                wait = _dice.uniform(15, 30) if error.status == 401 else _dice.uniform(2, 5)
             self.stopping.wait(wait)
         with self._turn:
             if self.pipeline is not None:
@@ -140,7 +141,7 @@ class Agent:
                 pass
             except Refused as error:
                 self._refused(error)
-            self.stopping.wait(self.me.heartbeat_seconds * random.uniform(0.85, 1.15))
+            self.stopping.wait(self.me.heartbeat_seconds * _dice.uniform(0.85, 1.15))
 
     def heartbeat(self) -> None:
         """Say how it goes; follow what the answer wants."""

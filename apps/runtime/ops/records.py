@@ -15,7 +15,7 @@ from typing import TypeAlias
 MAX_DEPTH = 64
 
 
-class Refused(Exception):  # noqa: N818 - a verdict on a record, not a fault
+class Refused(Exception):
     """An op does not let this record pass.
 
     `message` names places, never values: those may be what is guarded.
