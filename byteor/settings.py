@@ -44,11 +44,7 @@ _ROOMS = [
     "approvals", "agents", "pipelines", "deployments", "console",
 ]  # fmt: skip
 INSTALLED_APPS = [
-    *(
-        ["apps.console.apps.ConsoleAdminConfig"]
-        if (BASE_DIR / "apps/console/apps.py").exists()
-        else ["django.contrib.admin"]
-    ),
+    "apps.console.apps.ConsoleAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -61,6 +57,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "apps.core.middleware.RequestIdMiddleware",
     "apps.core.middleware.BodyLimitMiddleware",
+    "apps.core.middleware.HostRulesMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

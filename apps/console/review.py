@@ -69,6 +69,7 @@ class Review:
     may_revoke: bool
     votes: int
     voted: bool
+    mine: bool
 
     @property
     def open(self) -> bool:
@@ -106,6 +107,18 @@ def _config_text(config: Any) -> str:
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
 
 
+def near_changes(lines: list[DiffLine], context: int = 3) -> list[DiffLine]:
+    """The lines that differ with `context` lines around them; a line tagged `…` where some are left out."""
+    keep = {j for i, line in enumerate(lines) if line.tag != " " for j in range(i - context, i + context + 1)}
+    shown: list[DiffLine] = []
+    for index, line in enumerate(lines):
+        if index in keep:
+            shown.append(line)
+        elif not shown or shown[-1].tag != "…":
+            shown.append(DiffLine("…", None, None, ""))
+    return shown
+
+
 def _stands_on(base: dict[str, str | None]) -> Deployment | None:
     counted = Counter(value for value in base.values() if value)
     if not counted:
@@ -140,7 +153,7 @@ def review(approval: Approval, principal: Principal) -> Review:
         version=version,
         active=active,
         spec=spec,
-        config_lines=line_diff(old, new),
+        config_lines=near_changes(line_diff(old, new)),
         config_changed=old != new,
         graph=graph_of(version.spec) if version else SafeString(""),
         gained=sorted(has - had),
@@ -154,6 +167,7 @@ def review(approval: Approval, principal: Principal) -> Review:
         and (deployment is None or deployment.status not in LIVE_UNTIL)
         and bool(can(principal, Permission.OPERATE_ENVIRONMENT, scope_of(approval.environment))),
         votes=sum(1 for d in now.counting if d.decision == "approve"),
+        mine=approval.requested_by == principal.id,
         voted=any(d.reviewer_id == principal.id and d.digest == now.shown_digest for d in now.counting),
     )
 

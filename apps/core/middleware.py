@@ -13,7 +13,7 @@ from django.http.response import HttpResponseBase
 
 from apps.core import context
 from apps.core.context import RequestContext
-from apps.core.errors import LengthRequired, ServiceError, TooLarge
+from apps.core.errors import LengthRequired, NotFound, ServiceError, TooLarge
 from apps.core.ids import new_id
 from apps.core.problems import is_api_path, problem_response
 
@@ -68,3 +68,27 @@ class BodyLimitMiddleware:
         if int(length) > cap:
             return TooLarge(f"A body here has at most {cap} bytes.")
         return None
+
+
+class HostRulesMiddleware:
+    """In hosted profiles each host answers for its own: `/v1` and nothing of the console on `api.*`, the rest elsewhere.
+
+    The local profile serves everything on every host.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if settings.BYTEOR_HOSTED and not self._belongs(request):
+            if is_api_path(request.path):
+                return problem_response(NotFound(), request.path)
+            return HttpResponse("Not found\n", status=404, content_type="text/plain; charset=utf-8")
+        return self.get_response(request)
+
+    def _belongs(self, request: HttpRequest) -> bool:
+        if request.path in ("/healthz", "/readyz", "/metrics"):
+            return True
+        if request.get_host().startswith("api."):
+            return is_api_path(request.path)
+        return not request.path.startswith("/v1/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -64,6 +65,7 @@ class Command(BaseCommand):
         return subprocess.Popen(
             [sys.executable, *command],
             cwd=settings.BASE_DIR,
+            env={**os.environ, "BYTEOR_DIE_WITH_PARENT": "1"},
             preexec_fn=die_with_parent,
         )
 
