@@ -10,6 +10,7 @@ from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
 from apps.access.models import User
+from apps.core import wake
 from apps.core.triggers import AppendOnly
 from tests.support import Caller, Tenant, caller_for, make_tenant
 
@@ -44,6 +45,13 @@ def _flush_past_append_only() -> Iterator[None]:
     flush.Command.handle = handle  # type: ignore[method-assign]
     yield
     flush.Command.handle = original  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _listener_ends_before_the_database(django_db_setup: None) -> Iterator[None]:
+    """The wake listener's own connection would keep the test database from being dropped."""
+    yield
+    wake.close()
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,15 @@ class ConsoleConfig(AppConfig):
     label = "console"
 
     def ready(self) -> None:
+        from django.contrib import admin
+
         from apps.console import health
 
         health.register()
+        # screens of libraries that would be a way around the rooms' services
+        for model in list(admin.site._registry):
+            if model._meta.app_label in ("django_q", "auth"):
+                admin.site.unregister(model)
 
 
 class ConsoleAdminConfig(admin_apps.AdminConfig):

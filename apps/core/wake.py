@@ -42,7 +42,8 @@ class _Listener:
             dict(connection.get_connection_params()) if self.vendor == "postgresql" else {}
         )
         self.path = str(connection.settings_dict["NAME"])
-        threading.Thread(target=self._run, name="byteor-wake", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="byteor-wake", daemon=True)
+        self.thread.start()
 
     def count(self, channel: str) -> int:
         return self.heard[channel] + self.everything
@@ -82,7 +83,7 @@ class _Listener:
             self.listening.set()
             self.tell(None)
             while not self.stopped:
-                for message in raw.notifies(timeout=5.0):
+                for message in raw.notifies(timeout=1.0):
                     self.tell(message.payload)
                 raw.execute("SELECT 1")
 
@@ -182,3 +183,15 @@ def stop_all() -> None:
 def stopping() -> bool:
     """True once this process is shutting down."""
     return _stopping.is_set()
+
+
+def close() -> None:
+    """End the listener and its database connection; the next wait starts a new one. Waits until it is gone."""
+    global _listener
+    with _lock:
+        listener, _listener = _listener, None
+    if listener is not None:
+        listener.stopped = True
+        listener.tell(None)
+        listener.thread.join(timeout=5)
+    _stopping.clear()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,32 +131,55 @@ def _bad(message: str) -> TrustError:
     return TrustError("bundle_malformed", message)
 
 
+_BLOCK = 512
+_END = bytes(2 * _BLOCK)
+
+
+def _octal(field: bytes, what: str) -> int:
+    digits = field.rstrip(b" \0")
+    if not digits or not all(48 <= digit < 56 for digit in digits):
+        raise _bad(f"a header's {what} is not a number")
+    return int(digits, 8)
+
+
+def _member(header: bytes) -> tuple[str, int]:
+    """Name and size that one header block gives (POSIX.1-1988 ustar). Raises TrustError for what is no regular file of ours."""
+    if header[257:263] != b"ustar\0" or sum(header) - sum(header[148:156]) + 8 * 32 != _octal(header[148:156], "sum"):
+        raise _bad("this is not a ustar archive")
+    stem, prefix = header[:100].rstrip(b"\0"), header[345:500].rstrip(b"\0")
+    name = (prefix + b"/" + stem if prefix else stem).decode("ascii", "backslashreplace")
+    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+        raise TrustError("bundle_path_escape", "a member's path leads out of the archive")
+    if header[156:157] != b"0" or header[157:257].strip(b"\0"):
+        raise _bad(f"{name[:80]!r} is not a regular file")
+    if name not in _CAPS:
+        raise _bad(f"{name[:80]!r} is not one of the six files")
+    size = _octal(header[124:136], "size")
+    if size > _CAPS[name]:
+        raise TrustError("bundle_too_large", f"{name} is larger than {_CAPS[name]} bytes")
+    return name, size
+
+
 def read_bundle(data: bytes) -> BundleContents:
-    """Take an archive apart. Raises `bundle_too_large`, `bundle_path_escape`, or `bundle_malformed` on anything but exactly the six
-    regular files, in order, within their caps, in the one form that writing them gives."""
+    """Take an archive apart. Raises `bundle_too_large`, `bundle_path_escape`, or `bundle_malformed` on anything but exactly the
+    six regular files, in order, within their caps, in the one form that writing them gives."""
     if len(data) > MAX_BUNDLE_BYTES:
         raise TrustError("bundle_too_large", f"the archive has more than {MAX_BUNDLE_BYTES} bytes")
     files: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for member in tar:
-                name = member.name
-                if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-                    raise TrustError("bundle_path_escape", "a member's path leads out of the archive")
-                if not member.isreg():
-                    raise _bad(f"{name[:80]!r} is not a regular file")
-                if name not in _CAPS or name in files:
-                    raise _bad(f"{name[:80]!r} is not one of the six files, or is there twice")
-                if member.size > _CAPS[name]:
-                    raise TrustError("bundle_too_large", f"{name} is larger than {_CAPS[name]} bytes")
-                source = tar.extractfile(member)
-                if source is None:
-                    raise _bad(f"{name} can't be read")
-                files[name] = source.read(_CAPS[name] + 1)
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-        raise _bad("this is not a ustar archive") from error
+    at = 0
+    while data[at : at + len(_END)] != _END:
+        header = data[at : at + _BLOCK]
+        if len(header) != _BLOCK:
+            raise _bad("the archive ends too early")
+        name, size = _member(header)
+        if name in files:
+            raise _bad(f"{name!r} is there twice")
+        at += _BLOCK
+        files[name] = data[at : at + size]
+        at += -(-size // _BLOCK) * _BLOCK
     if set(files) != set(MEMBERS):
         raise _bad("a file is missing")
+    # also refuses data after the end, padding that is not zero, another order, mode or owner
     if _archive(files) != data:
         raise _bad("the archive is not in the one form that it has")
     return BundleContents(files, _sha256(data))
@@ -209,10 +231,7 @@ def verify_bundle(
     """
     if expected_sha256 is not None and contents.sha256 != expected_sha256:
         raise _no("bundle_digest_mismatch", "the archive is not the one that was directed")
-    try:
-        envelope = json.loads(contents.files["manifest.dsse.json"])
-    except ValueError:
-        raise _no("bad_envelope", "manifest.dsse.json is not JSON") from None
+    envelope = load_canonical(contents.files["manifest.dsse.json"], "bad_envelope", "manifest.dsse.json")
     payload = open_envelope(envelope, PAYLOAD_MANIFEST, keys)
     if payload != contents.files["manifest.json"]:
         raise _no("manifest_mismatch", "manifest.json is not what was signed")

@@ -276,7 +276,7 @@ class World:
         """Let waits wait again after `stop_all` (a process does this by starting anew)."""
         from apps.core import wake
 
-        wake.resume_for_tests()
+        wake.close()
 
 
 @pytest.fixture
