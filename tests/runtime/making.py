@@ -1,0 +1,126 @@
+"""A key, a spec and a bundle for the tests of trust, bundles and the agent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from apps.runtime import trust
+from apps.runtime.bundle import BuiltBundle, BundleInputs, build_bundle
+from apps.runtime.config import config_hash
+from apps.runtime.spec import compile_spec
+
+ORG = "01890000-0000-7000-8000-00000000000a"
+PROJECT = "01890000-0000-7000-8000-00000000000b"
+ENVIRONMENT = "01890000-0000-7000-8000-00000000000c"
+AGENT = "01890000-0000-7000-8000-00000000000d"
+DEPLOYMENT = "01890000-0000-7000-8000-00000000000e"
+SPEC = (
+    "spec.version=1\npipeline.name=orders\npipeline.target=SingleRing\n"
+    "single_ring.stages.0.id=redact\nsingle_ring.stages.0.op=dataguard_redact\n"
+)
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def new_signer() -> trust.Signer:
+    private = trust.generate_private_key()
+    return trust.Signer(trust.kid_of(trust.public_key(private)), private)
+
+
+@dataclass
+class Maker:
+    """Signs for one organization; every part can be made wrong."""
+
+    signer: trust.Signer = field(default_factory=new_signer)
+
+    @property
+    def key(self) -> trust.TrustedKey:
+        return trust.TrustedKey(self.signer.kid, trust.public_key(self.signer.private_raw))
+
+    @property
+    def keys(self) -> dict[str, trust.TrustedKey]:
+        return {self.signer.kid: self.key}
+
+    def key_set(self) -> dict[str, Any]:
+        payload = trust.make_keyset_payload(org_id=ORG, version=1, keys=[self.key], issued_at=now_ms())
+        envelope = trust.sign_envelope(payload, trust.PAYLOAD_KEYSET, [self.signer])
+        return {"version": 1, "keys": [self.key.as_dict()], "envelopes": [envelope]}
+
+    def claims(self, config: dict[str, Any], deployment_id: str = DEPLOYMENT, **wrong: Any) -> trust.CredentialClaims:
+        compiled = compile_spec(SPEC)
+        at = now_ms()
+        claims = trust.CredentialClaims(
+            kid=self.signer.kid,
+            org_id=ORG,
+            project_id=PROJECT,
+            environment_id=ENVIRONMENT,
+            environment_posture="dev",
+            spec_hash=str(compiled.spec_hash),
+            capabilities=(),
+            issued_at=at - 60_000,
+            expires_at=at + 3_600_000,
+            issued_by=("rita",),
+            approval_id="a",
+            config_hash=config_hash(config),
+            subject=f"deployment:{deployment_id}",
+            targets_sha256=trust.targets_sha256([AGENT]),
+        )
+        return replace(claims, **wrong)
+
+    def bundle(
+        self,
+        *rules: str,
+        sequence: int = 1000,
+        environment_id: str = ENVIRONMENT,
+        deployment_id: str = DEPLOYMENT,
+        built_at_ms: int | None = None,
+        **wrong: Any,
+    ) -> BuiltBundle:
+        config = {
+            "adapters": {
+                "ingress": {"type": "file", "path": "in.jsonl"},
+                "egress": {"type": "file", "path": "out.jsonl"},
+            },
+            "stages": {"redact": {"rules": list(rules or ("secret:drop",))}},
+        }
+        compiled = compile_spec(SPEC)
+        assert compiled.plan is not None
+        assert compiled.canonical is not None
+        claims = self.claims(config, deployment_id, environment_id=environment_id, **wrong)
+        inputs = BundleInputs(
+            spec_kv=compiled.canonical,
+            plan=compiled.plan.as_dict(),
+            config=config,
+            approval_cred=trust.mint_credential(claims, self.signer),
+            org_id=ORG,
+            project_id=PROJECT,
+            environment_id=environment_id,
+            posture="dev",
+            deployment_id=deployment_id,
+            spec_hash=str(compiled.spec_hash),
+            config_hash=config_hash(config),
+            sequence=sequence,
+            built_at_ms=built_at_ms or now_ms(),
+        )
+        return build_bundle(inputs, self.signer)
+
+    def directive(self, bundle: BuiltBundle | None, seq: int, word: str = "activate", **wrong: Any) -> dict[str, Any]:
+        at = now_ms()
+        directive = trust.Directive(
+            environment_id=ENVIRONMENT,
+            agent_id=AGENT,
+            directive=word,
+            deployment_id=bundle.manifest["deployment_id"] if bundle else None,
+            for_deployment_id=bundle.manifest["deployment_id"] if bundle else DEPLOYMENT,
+            bundle_sha256=bundle.sha256 if bundle else None,
+            sequence=bundle.manifest["sequence"] if bundle else None,
+            directive_seq=seq,
+            issued_at=at,
+            expires_at=at + trust.DIRECTIVE_LIFE_MS,
+        )
+        directive = replace(directive, **wrong)
+        return {"envelope": trust.sign_directive(directive, self.signer), "directive": directive.as_dict()}
