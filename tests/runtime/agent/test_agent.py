@@ -1,0 +1,273 @@
+"""The real agent, packed as it is served, against a control plane that lies in every way it can."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.runtime.agent.build import build_pyz
+from tests.runtime.agent.fake_control_plane import ControlPlane
+from tests.runtime.making import Maker, now_ms
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(60)]
+
+
+def until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.02)
+    return value
+
+
+class Host:
+    """A machine with the agent on it."""
+
+    def __init__(self, home: Path, plane: ControlPlane) -> None:
+        self.home, self.plane = home, plane
+        self.data = home / "data"
+        self.data.mkdir()
+        (self.data / "in.jsonl").touch()
+        self.program = home / "byteor-agent.pyz"
+        self.program.write_bytes(build_pyz())
+        self.process: subprocess.Popen[bytes] | None = None
+        self.fed = 0
+
+    def command(self, *extra: str) -> list[str]:
+        return [sys.executable, str(self.program), "run", "--state-dir", str(self.home / "state"),
+                "--data-dir", str(self.data), *extra]  # fmt: skip
+
+    def start(self) -> None:
+        url = ("--environment-url", self.plane.environment_url, "--enrollment-token", "byt_enr_test")
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(*url), stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=10)
+            self.process = None
+
+    def feed(self) -> dict[str, Any]:
+        """One record in; what comes out of it."""
+        self.fed += 1
+        with (self.data / "in.jsonl").open("a") as out:
+            out.write(json.dumps({"n": self.fed, "secret": "s", "name": "ann"}) + "\n")
+
+        def emitted() -> dict[str, Any] | None:
+            path = self.data / "out.jsonl"
+            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            return next((row for row in rows if row["n"] == self.fed), None)
+
+        found: dict[str, Any] = until(emitted)
+        return found
+
+    def reported(self, status: str, code: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = until(
+            lambda: next((r for r in self.plane.reports if r["status"] == status and code in r["reason"]), None)
+        )
+        return found
+
+
+@pytest.fixture
+def plane() -> Iterator[ControlPlane]:
+    made = ControlPlane(Maker())
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def host(tmp_path: Path, plane: ControlPlane) -> Iterator[Host]:
+    made = Host(tmp_path, plane)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def running(host: Host) -> Host:
+    """A host that runs a first bundle, which drops `secret`."""
+    first = host.plane.maker.bundle("secret:drop", sequence=1000)
+    host.plane.offer(host.plane.maker.directive(first, 10), first.archive)
+    host.reported("activated")
+    assert host.feed() == {"n": 1, "name": "ann"}
+    host.plane.reports.clear()
+    return host
+
+
+def still_runs_the_first(host: Host) -> None:
+    assert host.feed() == {"n": host.fed, "name": "ann"}
+    state = json.loads((host.home / "state" / "active.json").read_text())
+    assert state["sequence"] == 1000
+
+
+def test_it_fetches_verifies_activates_and_redacts(host: Host):
+    maker, plane = host.plane.maker, host.plane
+    first = maker.bundle("secret:drop", sequence=1000)
+    plane.offer(maker.directive(first, 10), first.archive)
+    host.reported("activated")
+    assert [r["status"] for r in plane.reports] == ["fetched", "verified", "activated"]
+    assert host.feed() == {"n": 1, "name": "ann"}
+    second = maker.bundle("name:replace_with=X", sequence=1001)
+    plane.offer(maker.directive(second, 11), second.archive)
+    until(lambda: (b := plane.beats and plane.beats[-1]) and b["running"] and b["running"]["sequence"] == 1001)
+    assert host.feed() == {"n": 2, "secret": "s", "name": "X"}
+    plane.offer(maker.directive(first, 12, word="rollback"))
+    host.reported("rolled_back")
+    assert host.feed() == {"n": 3, "name": "ann"}
+    plane.offer(maker.directive(None, 13, word="stop"))
+    host.reported("stopped")
+    assert (host.home / "state" / "agent.json").stat().st_mode & 0o777 == 0o600
+
+
+def bad_path(archive: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        info = tarfile.TarInfo("../../evil")
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"x"))
+    return out.getvalue() + archive
+
+
+def flipped(archive: bytes) -> bytes:
+    changed = bytearray(archive)
+    changed[600] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("case", "code"),
+    [
+        ("byte", "bundle_"),
+        ("foreign", "unknown_key"),
+        ("older", "sequence_older"),
+        ("environment", "wrong_environment"),
+        ("expired directive", "directive_expired"),
+        ("replayed directive", "directive_replayed"),
+        ("credential", "credential_expired"),
+        ("path", "bundle_path_escape"),
+        ("endless", "answer_too_large"),
+        ("outside", "path_not_allowed"),
+    ],
+)
+def test_what_can_not_be_believed_is_refused_reported_and_changes_nothing(running: Host, case: str, code: str):
+    maker, plane = running.plane.maker, running.plane
+    second = maker.bundle("name:drop", sequence=1001)
+    desired, archive = maker.directive(second, 11), second.archive
+    if case == "byte":
+        archive = flipped(archive)
+    elif case == "foreign":
+        stranger = Maker().bundle("name:drop", sequence=1001)
+        desired, archive = maker.directive(stranger, 11), stranger.archive
+    elif case == "older":
+        older = maker.bundle("name:drop", sequence=999)
+        desired, archive = maker.directive(older, 11), older.archive
+    elif case == "environment":
+        other = maker.bundle("name:drop", sequence=1001, environment_id="01890000-0000-7000-8000-0000000000ff")
+        desired, archive = maker.directive(other, 11), other.archive
+    elif case == "expired directive":
+        desired = maker.directive(second, 11, issued_at=now_ms() - 3_600_000, expires_at=now_ms() - 3_000_000)
+    elif case == "replayed directive":
+        desired = maker.directive(second, 10)
+    elif case == "credential":
+        late = maker.bundle("name:drop", sequence=1001, expires_at=now_ms() - 1000)
+        desired, archive = maker.directive(late, 11), late.archive
+    elif case == "path":
+        archive = bad_path(archive)
+        desired = maker.directive(second, 11, bundle_sha256=hashlib.sha256(archive).hexdigest())
+    elif case == "endless":
+        archive = b"\0" * (9 * 1024 * 1024)
+    else:
+        running.stop()
+        linked = running.data / "out.jsonl"
+        linked.rename(running.data / "kept.jsonl")
+        linked.symlink_to("/dev/shm/byteor-test-outside")
+        running.start()
+        desired = maker.directive(second, 11)
+    plane.offer(desired, archive)
+    report = running.reported("failed", code)
+    assert code in report["reason"]
+    if case == "outside":
+        assert not Path("/dev/shm/byteor-test-outside").exists()
+        return
+    still_runs_the_first(running)
+
+
+def test_what_was_active_starts_again_while_the_control_plane_is_away(running: Host):
+    running.stop()
+    running.plane.stop()
+    running.start()
+    still_runs_the_first(running)
+
+
+def test_a_key_that_is_refused_stops_nothing(running: Host):
+    running.plane.refuse_keys = True
+    until(lambda: "refuses our key" in (running.home / "log").read_text())
+    still_runs_the_first(running)
+
+
+def test_reports_wait_on_disk_until_somebody_takes_them(running: Host):
+    maker, plane = running.plane.maker, running.plane
+    second = maker.bundle("name:drop", sequence=1001)
+    original = plane.answer
+    plane.answer = lambda path, body: (503, {}) if path.endswith("/status") else original(path, body)
+    plane.offer(maker.directive(second, 11), second.archive)
+    until(lambda: len(json.loads((running.home / "state" / "outbox.json").read_text())) == 3)
+    plane.answer = original
+    running.reported("activated")
+    assert [r["status"] for r in plane.reports] == ["fetched", "verified", "activated"]
+
+
+def test_two_agents_do_not_share_a_state_folder(running: Host):
+    done = subprocess.run(running.command(), capture_output=True, check=False, text=True)
+    assert done.returncode == 2
+    assert "another agent uses" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://cloud.example.com/api/v1/orgs/{0}/projects/{0}/environments/{0}", "plain http"),
+        ("ftp://cloud.example.com/", "--environment-url looks like"),
+        ("https://cloud.example.com/api/v1/orgs/x", "--environment-url looks like"),
+    ],
+)
+def test_an_address_it_does_not_talk_to_is_one_line_and_exit_2(
+    tmp_path: Path, plane: ControlPlane, url: str, words: str
+):
+    lonely = Host(tmp_path, plane)
+    given = url.format("01890000-0000-7000-8000-00000000000a")
+    done = subprocess.run(
+        lonely.command("--environment-url", given, "--enrollment-token", "t"),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_verify_checks_a_bundle_offline(tmp_path: Path, plane: ControlPlane):
+    host = Host(tmp_path, plane)
+    bundle = plane.maker.bundle()
+    (tmp_path / "b.tar").write_bytes(bundle.archive)
+    (tmp_path / "k.json").write_text(json.dumps(plane.maker.key_set()))
+    command = [sys.executable, str(host.program), "verify", str(tmp_path / "b.tar"), "--keys", str(tmp_path / "k.json")]
+    good = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert json.loads(good.stdout)["bundle_sha256"] == bundle.sha256
+    (tmp_path / "b.tar").write_bytes(flipped(bundle.archive))
+    bad = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert bad.returncode == 1
+    assert "bundle_malformed" in bad.stderr or "manifest_mismatch" in bad.stderr
