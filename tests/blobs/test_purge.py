@@ -1,0 +1,109 @@
+"""Deleting a node leaves no row and no file of it, and touches nothing beside it."""
+
+import datetime as dt
+import os
+
+import pytest
+from django.apps import apps
+from django.conf import settings
+from django.db import models
+
+from apps.agents.models import Agent
+from apps.blobs import purge, services
+from apps.blobs.models import StoredBlob
+from apps.blobs.store import FolderStore, store
+from apps.core import clock
+from apps.core.errors import NotFound
+from apps.jobs.models import Chore
+from apps.pipelines.services import create_draft
+from tests.flows.world import SPEC
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "BYTEOR_STORAGE_URL", (tmp_path / "blobs").as_uri())
+
+
+def fill(tenant, environment, agents=3):
+    scope = tenant.scope(environment)
+    services.put(environment_id=environment.pk, data=b"bundle of " + environment.name.encode())
+    create_draft(actor=tenant.principal("alice"), scope=scope, name="d", spec=SPEC)
+    Agent.objects.bulk_create(Agent(environment=environment, name=f"a{n}") for n in range(agents))
+
+
+def rows_of(environment) -> int:
+    total = 0
+    for model in apps.get_models():
+        for field in model._meta.concrete_fields:
+            if isinstance(field, models.ForeignKey) and field.related_model is type(environment):
+                total += model._base_manager.filter(**{field.name: environment.pk}).count()
+    return total
+
+
+@pytest.mark.postgres
+def test_a_project_goes_with_all_below_it_and_its_sibling_stays(tenant):
+    fill(tenant, tenant.staging)
+    fill(tenant, tenant.other_environment)
+    before = rows_of(tenant.other_environment)
+    path = f"/orgs/{tenant.organization.pk}/projects/{tenant.project.pk}"
+    assert tenant.caller("alice").delete(path).status_code == 204
+    assert [rows_of(e) for e in (tenant.dev, tenant.staging, tenant.prod)] == [0, 0, 0]
+    assert not type(tenant.staging).objects.filter(project_id=tenant.project.pk).exists()
+    assert rows_of(tenant.other_environment) == before
+    names = {key.split("/")[0] for key, _ in store().listing()}
+    assert names == {str(tenant.other_environment.pk)}
+
+
+@pytest.mark.postgres
+def test_a_large_one_is_left_to_the_chore_and_can_be_interrupted(tenant, monkeypatch):
+    fill(tenant, tenant.staging, agents=1100)
+    path = tenant.path(tenant.staging)
+    alice = tenant.caller("alice")
+    assert alice.delete(path).status_code == 202
+    assert alice.get(path).status_code == 404
+    assert Chore.objects.filter(pk="tree_purge").exists()
+    monkeypatch.setattr(purge, "CHUNK_ROWS", 300)
+    original, calls = purge._delete_chunked, []
+
+    def breaking(rows):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("killed here")
+        return original(rows)
+
+    monkeypatch.setattr(purge, "_delete_chunked", breaking)
+    with pytest.raises(RuntimeError):
+        purge.purge_tombstones()
+    monkeypatch.setattr(purge, "_delete_chunked", original)
+    assert purge.purge_tombstones() > 0
+    assert rows_of(tenant.staging) == 0
+    assert list(store().listing()) == []
+    assert purge.purge_tombstones() == 0
+
+
+def test_the_same_bytes_are_kept_once_and_read_back(tenant):
+    one = services.put(environment_id=tenant.dev.pk, data=b"x")
+    two = services.put(environment_id=tenant.dev.pk, data=b"x")
+    assert one.pk == two.pk
+    assert services.read_blob(environment_id=tenant.dev.pk, sha256=one.sha256) == b"x"
+    with pytest.raises(NotFound):
+        services.read_blob(environment_id=tenant.prod.pk, sha256=one.sha256)
+    store().delete(one.key)
+    with pytest.raises(NotFound):
+        services.open_blob(one)
+
+
+def test_files_that_no_row_names_go_after_their_grace(tenant):
+    kept = services.put(environment_id=tenant.dev.pk, data=b"kept")
+    lost = services.put(environment_id=tenant.dev.pk, data=b"lost")
+    fresh = services.put(environment_id=tenant.dev.pk, data=b"fresh")
+    StoredBlob.objects.exclude(pk=kept.pk).delete()
+    folder = store()
+    assert isinstance(folder, FolderStore)
+    old = (clock.now() - dt.timedelta(days=2)).timestamp()
+    for row in (kept, lost):
+        os.utime(folder.root / row.key, (old, old))
+    assert purge.sweep_orphans(before=clock.now() - dt.timedelta(days=1)) == 1
+    assert {key for key, _ in folder.listing()} == {kept.key, fresh.key}

@@ -1,0 +1,259 @@
+"""The job machine, leases, retries, chores, and a real worker process."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+import time_machine
+from django.db import DatabaseError, connection, transaction
+
+from apps.audit.models import AuditEvent
+from apps.core import clock
+from apps.core.errors import StateConflict
+from apps.core.fsm import advance, legal_moves
+from apps.core.ids import new_id
+from apps.jobs import chores, registry, runner
+from apps.jobs.models import Chore, Job, JobAttempt, JobStatus
+from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError
+from apps.jobs.services import begin_attempt, claim, complete_in_transaction, enqueue, finish, release_expired
+from tests.flows.world import running, until
+from tests.support import in_threads
+
+pytestmark = pytest.mark.django_db
+effects: list[uuid.UUID] = []
+dead: list[uuid.UUID] = []
+
+
+def handler(run: JobRun) -> str | None:
+    match run.payload.get("do"):
+        case "fail":
+            raise ValueError("a secret in here")
+        case "never":
+            raise PermanentJobError("it can not work")
+        case "in transaction":
+            with transaction.atomic():
+                effects.append(run.subject_id)
+                complete_in_transaction(run, "done inside")
+            return None
+    run.progress(50)
+    effects.append(run.subject_id)
+    return "well"
+
+
+@pytest.fixture(autouse=True)
+def _handler():
+    effects.clear(), dead.clear()
+    registry.register_handler(
+        "test",
+        handler,
+        max_attempts=3,
+        base_seconds=0,
+        cap_seconds=0,
+        timeout_seconds=5,
+        on_dead=lambda j: dead.append(j.pk),
+    )
+    yield
+    registry._handlers.pop("test")
+
+
+def queued(tenant, **payload) -> Job:
+    return enqueue(
+        type="test",
+        organization_id=tenant.organization.pk,
+        environment_id=tenant.dev.pk,
+        subject_id=new_id(),
+        payload=payload,
+    )
+
+
+WAYS = {
+    "running": "begin",
+    "failed": "fail",
+    "retrying": "retry",
+    "dead_letter": "bury",
+    "completed": "complete",
+    "queued": "requeue",
+}
+ROADS = {
+    "queued": [],
+    "running": ["begin"],
+    "failed": ["begin", "fail"],
+    "retrying": ["begin", "fail", "retry"],
+    "completed": ["begin", "complete"],
+    "dead_letter": ["begin", "fail", "retry", "bury"],
+}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(("source", "target"), [(a, b) for a in JobStatus.values for b in JobStatus.values])
+def test_every_pair_of_states(tenant, source, target):
+    job = queued(tenant)
+    for step in ROADS[source]:
+        advance(job, step)
+    legal = target in legal_moves(Job)[source]
+    with pytest.raises(AttributeError):
+        job.status = target
+    with pytest.raises(AttributeError):
+        Job.objects.filter(pk=job.pk).update(status=target)
+    if not legal and source != target:
+        with pytest.raises(DatabaseError), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("UPDATE jobs_job SET status = %s WHERE status = %s", [target, source])
+    if legal:
+        advance(job, WAYS[target])
+    else:
+        with pytest.raises(StateConflict):
+            advance(job, WAYS[target])
+    assert Job.objects.get(pk=job.pk).status == (target if legal else source)
+
+
+def moves(job: Job) -> list[tuple[int, str, str]]:
+    return list(JobAttempt.objects.filter(job=job).order_by("pk").values_list("number", "from_status", "to_status"))
+
+
+@pytest.mark.parametrize("do", ["", "in transaction"])
+def test_a_job_that_works_is_done_once_with_a_row_for_each_move(tenant, do):
+    job = queued(tenant, do=do)
+    assert runner.drain() == 1
+    job.refresh_from_db()
+    assert (job.status, job.attempts, job.progress) == ("completed", 1, 100)
+    assert effects == [job.subject_id]
+    assert moves(job) == [(1, "queued", "running"), (1, "running", "completed")]
+
+
+def test_a_job_that_fails_is_tried_again_and_then_dead_and_can_be_retried_by_hand(tenant):
+    job = queued(tenant, do="fail")
+    assert runner.drain() == 3
+    job.refresh_from_db()
+    assert (job.status, job.attempts, job.error_class) == ("dead_letter", 3, "ValueError")
+    assert "secret" not in job.error
+    assert dead == [job.pk]
+    assert moves(job) == [
+        (1, "queued", "running"), (1, "running", "failed"), (1, "failed", "retrying"),
+        (2, "retrying", "retrying"), (3, "retrying", "retrying"), (3, "retrying", "dead_letter"),
+    ]  # fmt: skip
+    assert AuditEvent.objects.filter(action="job.dead_letter").count() == 1
+    path = f"{tenant.path()}/jobs/{job.pk}"
+    for who, status in (("vera", 403), ("charlie", 404)):
+        assert tenant.caller(who).post(f"{path}/retry", {}).status_code == status
+    assert tenant.caller("bob").post(f"{path}/retry", {}).json()["status"] == "queued"
+    assert tenant.caller("bob").post(f"{path}/retry", {}).json()["code"] == "invalid_transition"
+    assert AuditEvent.objects.filter(action="job.retried").count() == 1
+
+
+def test_what_can_never_succeed_passes_to_dead_letter_at_once(tenant):
+    job = queued(tenant, do="never")
+    assert runner.drain() == 1
+    job.refresh_from_db()
+    assert (job.status, job.attempts, job.error) == ("dead_letter", 1, "it can not work")
+    assert [m[1:] for m in moves(job)] == [
+        ("queued", "running"), ("running", "failed"), ("failed", "retrying"), ("retrying", "dead_letter")
+    ]  # fmt: skip
+
+
+def test_a_newer_one_supersedes_an_older_one_that_waits(tenant):
+    subject = new_id()
+    place = {"organization_id": tenant.organization.pk, "environment_id": tenant.dev.pk, "subject_id": subject}
+    old = enqueue(type="test", **place, supersede=True)
+    enqueue(type="test", **place, supersede=True)
+    runner.drain()
+    old.refresh_from_db()
+    assert effects == [subject]
+    assert "superseded" in old.note
+
+
+def test_a_lease_that_ran_out_is_an_attempt_that_failed_and_its_late_end_is_fenced(tenant):
+    job = queued(tenant)
+    taken = claim()
+    run = begin_attempt(job_id=job.pk, token=taken.token)
+    with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
+        assert release_expired() == 1
+    job.refresh_from_db()
+    assert (job.status, job.error_class) == ("retrying", "LeaseExpired")
+    for late in (lambda: finish(run, "late"), lambda: run.progress(5), run.ensure_lease):
+        with pytest.raises(LeaseLost):
+            late()
+    assert runner.deliver(str(job.pk), str(taken.token)) == "stale"
+    with time_machine.travel(clock.now() + dt.timedelta(seconds=40)):
+        runner.drain()
+    job.refresh_from_db()
+    assert (job.status, job.attempts) == ("completed", 2)
+
+
+def test_a_claim_that_never_began_is_free_again_without_costing_an_attempt(tenant):
+    job = queued(tenant)
+    claim()
+    with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
+        release_expired()
+    job.refresh_from_db()
+    assert (job.status, job.attempts, job.lease_token) == ("queued", 0, None)
+
+
+def test_no_tenant_takes_more_than_its_share(tenant):
+    for _ in range(12):
+        queued(tenant)
+    other = enqueue(type="test", organization_id=tenant.other_organization.pk, environment_id=None, subject_id=new_id())
+    claims = [c for c in (claim() for _ in range(13)) if c is not None]
+    assert len(claims) == 9
+    assert other.pk in {c.job_id for c in claims}
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_on_one_job_make_one_effect(tenant):
+    for _ in range(5):
+        queued(tenant)
+    in_threads(*([runner.drain] * 4))
+    assert len(effects) == len(set(effects)) == 5
+    assert set(Job.objects.values_list("status", "attempts")) == {("completed", 1)}
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_chore_that_is_due_runs_in_one_process_only(monkeypatch):
+    ran: list[int] = []
+    monkeypatch.setattr(registry, "_chores", {})
+    registry.register_chore("test_chore", every_seconds=60, run=lambda now: ran.append(1) or 1)
+    Chore.objects.create(name="test_chore", next_run_at=clock.now())
+    in_threads(*([chores.run_due_chores] * 4))
+    assert ran == [1]
+
+
+def test_a_chore_that_breaks_is_recorded_and_stops_no_other(monkeypatch):
+    monkeypatch.setattr(registry, "_chores", {})
+    registry.register_chore("broken", every_seconds=60, run=lambda now: 1 // 0)
+    registry.register_chore("fine", every_seconds=60, run=lambda now: 7)
+    assert chores.run_due_chores() == 2
+    assert dict(Chore.objects.values_list("name", "last_error")) == {"broken": "ZeroDivisionError", "fine": ""}
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(120)
+def test_a_worker_whose_processes_are_killed_recovers_by_itself(tmp_path: Path):
+    """Every process of the cluster is killed, idle; the watchdog starts another, and a job queued meanwhile is done."""
+    with running(tmp_path) as world:
+        from tests.flows.world import SPEC, Api
+
+        made = world.manage("bootstrap", "--org", "Acme", "--admin", "a@example.com")
+        api = Api(world.api, made["token"])
+        project = api.post(f"/orgs/{made['org_id']}/projects", {"name": "P"})
+        base = f"/orgs/{made['org_id']}/projects/{project['id']}/environments"
+        env = f"{base}/{api.post(base, {'name': 'Dev', 'posture': 'dev'})['id']}"
+        killed = 0
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes()
+                    mine = str(tmp_path).encode() in (entry / "environ").read_bytes()
+                except OSError:
+                    continue
+                if mine and b"--cluster" in command:
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    killed += 1
+        assert killed >= 1
+        draft = api.post(f"{env}/drafts", {"name": "d", "spec": SPEC})
+        until(lambda: api.get(f"{env}/drafts/{draft['id']}")["status"] == "valid", 40)
