@@ -7,6 +7,7 @@ import environ
 
 from apps.jobs.cluster import CLUSTER
 from byteor import config as _config
+from byteor import logs as _logs
 
 try:
     CONFIG = _config.load()
@@ -164,6 +165,8 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["apps.core.parsers.StrictJSONParser", "apps.core.parsers.MergePatchParser"],
     "UNAUTHENTICATED_USER": None,
 }
+
+LOGGING = _logs.configure()
 
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -16,6 +17,8 @@ from apps.core.context import RequestContext
 from apps.core.errors import LengthRequired, NotFound, ServiceError, TooLarge
 from apps.core.ids import new_id
 from apps.core.problems import is_api_path, problem_response
+
+log = structlog.get_logger(__name__)
 
 _SANE_ID = re.compile(r"\A[A-Za-z0-9._:-]{8,128}\Z")
 
@@ -32,8 +35,16 @@ class RequestIdMiddleware:
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _SANE_ID.match(given) else str(new_id())
         serving = RequestContext(request_id=request_id, ip=str(request.META.get("REMOTE_ADDR") or ""))
-        with context.serving(serving), structlog.contextvars.bound_contextvars(request_id=request_id):
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.monotonic()
+        with context.serving(serving):
             response = self.get_response(request)
+            # the route, not the path: an invitation's path holds its secret
+            route = request.resolver_match.route if request.resolver_match else None
+            spent = int((time.monotonic() - started) * 1000)
+            log.info("request", method=request.method, route=route, status=response.status_code, ms=spent)
+        structlog.contextvars.clear_contextvars()
         response["X-Request-Id"] = request_id
         return response
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
+import structlog
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -37,6 +38,7 @@ class PersonView(APIView):
         if is_anonymous(request.user):
             raise Unauthenticated("Send a credential.", code="not_authenticated")
         self.principal = request.user  # type: ignore[assignment]
+        structlog.contextvars.bind_contextvars(principal=str(self.principal.ref))
 
     def read(self, serializer: type[StrictSerializer], **kwargs: Any) -> dict[str, Any]:
         """The JSON body, checked strictly. Raises what the exception handler answers with 400 or 415."""
@@ -68,6 +70,7 @@ class ScopedView(PersonView):
         depth = ("organization", "project", "environment").index(self.level)
         ids: list[uuid.UUID] = [kwargs[name] for name in ("org_id", "project_id", "environment_id")[: depth + 1]]
         self.scope = resolve(*ids)
+        structlog.contextvars.bind_contextvars(**self.scope.as_dict())
         method = "GET" if request.method in ("HEAD", "OPTIONS") else str(request.method)
         permission = self.permissions.get(method)
         if permission is None:
