@@ -31,6 +31,13 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise BadRequest("A number is out of range.", code="malformed_json")
+    return value
+
+
 def _too_deep(data: bytes) -> bool:
     depth = deepest = 0
     in_string = escaped = False
@@ -65,7 +72,13 @@ def parse_json(data: bytes) -> Any:
     except UnicodeDecodeError:
         raise BadRequest("The body is not UTF-8.", code="malformed_json") from None
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_bounded_int)
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_bounded_int,
+            parse_float=_finite,
+        )
     except (json.JSONDecodeError, RecursionError) as error:
         where = f" at line {error.lineno} column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise BadRequest(f"The body is not JSON{where}.", code="malformed_json") from None

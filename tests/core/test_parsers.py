@@ -13,6 +13,8 @@ from apps.core.parsers import MAX_DEPTH, parse_json
         (b"\xff\xfe", "malformed_json"),
         (b'{"a":1,"a":2}', "duplicate_key"),
         (b'{"a":NaN}', "malformed_json"),
+        (b'{"a":1e999}', "malformed_json"),
+        (b'{"a":-1e999}', "malformed_json"),
         (b'{"a":"\\u0000"}', "malformed_json"),
         (b'{"a":"\\ud800"}', "malformed_json"),
         (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested_too_deeply"),

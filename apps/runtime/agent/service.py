@@ -145,18 +145,20 @@ class Agent:
 
     def heartbeat(self) -> None:
         """Say how it goes; follow what the answer wants."""
-        pipeline = self.pipeline
-        well = pipeline is None or pipeline.healthy()
-        detail = (pipeline.error or "") if pipeline else ""
-        body = {
-            "status": "running" if pipeline else "idle",
-            "version": VERSION,
-            "running": self._running(),
-            "key_set_version": self.keys.version,
-            "health": {"ok": well, "detail": detail[:1000]},
-            "metrics": {"stages": pipeline.stats()} if pipeline else {},
-        }
-        answer = self._call("POST", "/heartbeat", body=body).json()
+        # one turn: a heartbeat composed before a switch must not arrive after the report of it
+        with self._turn:
+            pipeline = self.pipeline
+            well = pipeline is None or pipeline.healthy()
+            detail = (pipeline.error or "") if pipeline else ""
+            body = {
+                "status": "running" if pipeline else "idle",
+                "version": VERSION,
+                "running": self._running(),
+                "key_set_version": self.keys.version,
+                "health": {"ok": well, "detail": detail[:1000]},
+                "metrics": {"stages": pipeline.stats()} if pipeline else {},
+            }
+            answer = self._call("POST", "/heartbeat", body=body).json()
         self.unauthorized = False
         self._follow(answer)
         self.flush_reports()
