@@ -33,7 +33,9 @@ class Server:
         self.owner = Api(f"{self.url}/api/v1", made["token"])
         command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--blocking-threads", "8", "--no-ws", "--log-level", "warning", "--workers-kill-timeout", "15"]
-        self.process = subprocess.Popen([*command, "byteor.wsgi:application"], cwd=ROOT, env=self.environment)
+        # as `up` does: the server's own workers end with it, however it ends
+        environment = {**self.environment, "BYTEOR_DIE_WITH_PARENT": "1"}
+        self.process = subprocess.Popen([*command, "byteor.wsgi:application"], cwd=ROOT, env=environment)
         until(self._answers)
         organization = made["org_id"]
         project = self.owner.post(f"/orgs/{organization}/projects", {"name": "Shop"})["id"]
