@@ -32,7 +32,7 @@ lint: $(VENV)/.development
 
 # Measurements are ratios in one run and never part of the tests.
 bench: $(VENV)/.development
-	@$(BIN)/python -m bench.road
+	@$(BIN)/python -m bench
 
 requirements: $(VENV)/.development
 	$(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras requirements.in -o requirements.txt

@@ -1,0 +1,40 @@
+"""How everything here is measured: ours and its floor in turn, in one run, as ratios. Nothing here is a test."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def seconds_each(work: Callable[[], object], times: int) -> float:
+    """The mean seconds of one call, over `times` calls."""
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - start) / times
+
+
+def report(name: str, pairs: list[tuple[float, float]], *, wanted: str = "") -> float:
+    """Print and answer the median of ours / floor over `pairs` of (ours, floor) seconds; `wanted` is shown beside it."""
+    ratios = sorted(ours / floor for ours, floor in pairs)
+    median = statistics.median(ratios)
+    micro = statistics.median(ours for ours, _ in pairs) * 1e6
+    note = f"   wanted {wanted}" if wanted else ""
+    print(f"{name:52} {median:6.2f} x   [{ratios[0]:.2f} .. {ratios[-1]:.2f}]   {micro:10.1f} us{note}", flush=True)
+    return median
+
+
+def ratio(
+    name: str,
+    ours: Callable[[], object],
+    floor: Callable[[], object],
+    times: int,
+    rounds: int = 9,
+    *,
+    wanted: str = "",
+) -> float:
+    """Measure ours and the floor in turn, `rounds` times `times` calls each, and report the ratio of their times."""
+    ours(), floor()
+    pairs = [(seconds_each(ours, times), seconds_each(floor, times)) for _ in range(rounds)]
+    return report(name, pairs, wanted=wanted)
