@@ -4,6 +4,10 @@ A record lives in one slot of the ring. Every record passes every stage, in the 
 the slot as its dependencies left it, which is also as every stage before it in the order left it. So
 nothing that one stage removed can come back by another branch. A stage that refuses a record ends its way:
 no later stage sees it and nothing is emitted.
+
+What `http_post` and `exec` do goes out through the port `Effects`. A record is forwarded once its effect has returned; an
+effect that fails (EffectFailed) ends the processing of the record, which then counts as never seen and may be run again: its
+earlier effects then happen again, so effects are at least once.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from apps.runtime.ops import KINDS, Op, Refused, SettingProblem, Slot, Step, build_step
+from apps.runtime.ops import KINDS, Effects, Op, Refused, SettingProblem, Slot, Step, build_step
 from apps.runtime.spec.plan import Plan
 
 
@@ -54,39 +58,31 @@ class Outcome:
     passed: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class StageStats:
-    """What a stage has done so far: `received` is `forwarded` plus `refused`."""
-
-    received: int = 0
-    forwarded: int = 0
-    refused: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        return {"received": self.received, "forwarded": self.forwarded, "refused": self.refused}
-
-
 class Interpreter:
     """A plan with its settings, ready to run. Not for use by two threads at once.
 
-    Raises SettingsError when `stage_settings` (stage id → `{rules?, schema?}`) do not fit the plan.
+    Raises SettingsError when `stage_settings` (stage id → `{rules?, schema?}`) do not fit the plan, or (code
+    `effects_missing`) when the plan acts on the outside world and `effects` is None.
     """
 
-    def __init__(self, plan: Plan, stage_settings: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(
+        self, plan: Plan, stage_settings: Mapping[str, Mapping[str, object]], effects: Effects | None = None
+    ) -> None:
         self.plan = plan
         self._steps: list[tuple[str, Step]] = []
         self._ids = tuple(stage.id for stage in plan.stages)
-        self._stats = {stage_id: StageStats() for stage_id in self._ids}
+        self._emitted = 0
+        self._stopped = [0] * len(self._ids)  # records refused, by stage
         problems = [
             StageProblem(str(name), f"/{name}", "unknown_stage", "The plan has no such stage.")
             for name in stage_settings
-            if name not in self._stats
+            if name not in self._ids
         ]
         for stage in plan.stages:
             step: Step | None = None
             wrong: tuple[SettingProblem, ...]
             if stage.op in KINDS:
-                step, wrong = build_step(Op(stage.op, stage.argument), stage_settings.get(stage.id, {}))
+                step, wrong = build_step(Op(stage.op, stage.argument), stage_settings.get(stage.id, {}), effects)
             else:
                 wrong = (SettingProblem("", "unknown_op", f"There is no op {stage.op[:40]}."),)
             problems += [
@@ -98,17 +94,18 @@ class Interpreter:
             raise SettingsError(tuple(problems))
 
     def process(self, record: bytes) -> Outcome:
-        """Send one record (its bytes, without a line end) through every stage."""
+        """Send one record (its bytes, without a line end) through every stage.
+
+        Raises EffectFailed, and counts nothing, when an effect failed: the record may be processed again.
+        """
         slot = Slot(record)
         for number, (stage_id, step) in enumerate(self._steps):
-            stats = self._stats[stage_id]
-            stats.received += 1
             try:
                 step(slot)
             except Refused as refused:
-                stats.refused += 1
+                self._stopped[number] += 1
                 return Outcome(None, Refusal(stage_id, refused.code, refused.message), self._ids[:number])
-            stats.forwarded += 1
+        self._emitted += 1
         return Outcome(slot.data(), None, self._ids)
 
     def run(self, records: Iterable[bytes]) -> Iterator[Outcome]:
@@ -116,5 +113,10 @@ class Interpreter:
         return map(self.process, records)
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """Stage id → `{received, forwarded, refused}`, in the plan's order."""
-        return {stage_id: stats.as_dict() for stage_id, stats in self._stats.items()}
+        """Stage id → `{received, forwarded, refused}`, in the plan's order: `received` is `forwarded` plus `refused`."""
+        told: dict[str, dict[str, int]] = {}
+        left = self._emitted + sum(self._stopped)
+        for stage_id, refused in zip(self._ids, self._stopped, strict=True):
+            told[stage_id] = {"received": left, "forwarded": left - refused, "refused": refused}
+            left -= refused
+        return told

@@ -1,11 +1,15 @@
-"""What a stage can do to a record: identity and the dataguard ops (docs/spec.md)."""
+"""What a stage can do to a record: identity, the dataguard ops, and effects by a port (docs/spec.md)."""
 
-from apps.runtime.ops.dataguard import SettingProblem, Slot, Step, build_step, check_settings
-from apps.runtime.ops.names import KINDS, Op, OpError, OpKind, parse_op, url_problem
+from apps.runtime.ops.effects import EffectFailed, EffectRefused, Effects
+from apps.runtime.ops.names import KINDS, Op, OpError, OpKind, command_of, parse_op, url_problem
 from apps.runtime.ops.records import Refused
+from apps.runtime.ops.steps import SettingProblem, Slot, Step, build_step, check_settings
 
 __all__ = [
     "KINDS",
+    "EffectFailed",
+    "EffectRefused",
+    "Effects",
     "Op",
     "OpError",
     "OpKind",
@@ -15,6 +19,7 @@ __all__ = [
     "Step",
     "build_step",
     "check_settings",
+    "command_of",
     "parse_op",
     "url_problem",
 ]

@@ -17,7 +17,6 @@ class OpKind:
     capability: str | None = None
     needs_rules: bool = False
     needs_schema: bool = False
-    available: bool = True
 
 
 KINDS: dict[str, OpKind] = {
@@ -27,8 +26,8 @@ KINDS: dict[str, OpKind] = {
         OpKind("dataguard_check", needs_schema=True),
         OpKind("dataguard_redact", needs_rules=True),
         OpKind("dataguard_fused", needs_rules=True, needs_schema=True),
-        OpKind("http_post", argument="<url>", capability="action:http_post", available=False),
-        OpKind("exec", argument="<program>|<arg>|...", capability="action:exec", available=False),
+        OpKind("http_post", argument="<url>", capability="action:http_post"),
+        OpKind("exec", argument="<program>|<arg>|...", capability="action:exec"),
     )
 }
 
@@ -82,6 +81,11 @@ def parse_op(text: str) -> Op:
     return Op(name, argument)
 
 
+def command_of(argument: str) -> tuple[str, ...]:
+    """The program and its arguments that the argument of an `exec` op names."""
+    return tuple(argument.split("|"))
+
+
 def url_problem(url: str) -> str | None:
     """Why `url` is not an http(s) URL without userinfo of at most 2,048 characters; None when it is one."""
     if len(url) > MAX_URL:
@@ -109,7 +113,7 @@ def _check_url(url: str) -> None:
 
 
 def _check_command(argument: str) -> None:
-    program = argument.split("|", 1)[0]
+    program = command_of(argument)[0]
     if not program.strip() or program != program.strip():
         hint = "Write exec:/usr/bin/program|first argument|second argument."
         raise OpError("bad_op_argument", "exec names no program.", hint)

@@ -56,7 +56,6 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "missing_stage_op": ("error", "A stage has an op."),
         "unknown_op": ("error", "The op is one this version knows."),
         "bad_op_argument": ("error", "The op's argument is well-formed."),
-        "unsupported_op": ("error", "`http_post` and `exec` are not available yet."),
         "dependency_gap": ("error", "Dependency indexes start at 0 and have no gaps."),
         "bad_dependency": ("error", "A dependency is the index of a stage."),
         "unknown_dependency": ("error", "A dependency names a stage that exists."),

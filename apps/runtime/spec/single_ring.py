@@ -195,14 +195,10 @@ def _stage_op(number: int, stage: _StageLines, found: Findings) -> Op | None:
         found.add("missing_stage_op", stage.line, key, f"Stage {number} has no op.", f"Add {key}.")
         return None
     try:
-        op = parse_op(stage.op.value)
+        return parse_op(stage.op.value)
     except OpError as problem:
         found.add(problem.code, stage.op.line, key, clip(problem.message, 200), problem.hint)
         return None
-    if not op.kind.available:
-        message = f"The op {op.name} is not available yet."
-        found.add("unsupported_op", stage.op.line, key, message, "Use identity or one of the dataguard ops.")
-    return op
 
 
 def _dependencies(

@@ -91,9 +91,8 @@ def test_settings_that_do_not_fit_the_plan_are_all_told_at_once() -> None:
 
 def test_a_plan_with_an_op_that_is_not_here_is_refused() -> None:
     value = plan_of(("a", "identity", [])).as_dict()
-    for op, code in (("http_post", "unsupported_op"), ("teleport", "unknown_op")):
-        plan = Plan.from_dict({**value, "stages": [{**value["stages"][0], "op": op}]})  # type: ignore[index]
-        assert _problems(plan, {}) == [("/a", code)]
+    plan = Plan.from_dict({**value, "stages": [{**value["stages"][0], "op": "teleport"}]})  # type: ignore[index]
+    assert _problems(plan, {}) == [("/a", "unknown_op")]
 
 
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([b'{"id":1,"email":"x"}', b'{"id":1.50}', b"{}"]), max_size=8))

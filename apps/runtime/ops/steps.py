@@ -1,14 +1,12 @@
-"""The dataguard ops and identity, ready to run:
-
-each takes a slot, and changes it, leaves it, or refuses it.
-"""
+"""The ops, ready to run: each takes a slot, and changes it, leaves it, or refuses it; effects go out by a port."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from apps.runtime.ops.names import KINDS, Op
+from apps.runtime.ops.effects import Effects
+from apps.runtime.ops.names import KINDS, Op, command_of
 from apps.runtime.ops.records import Refused, Value, parse_record, write_record
 from apps.runtime.ops.rules import Rule, apply_rules, parse_rules
 from apps.runtime.ops.schema import Schema, parse_schema, pointer_of
@@ -63,12 +61,22 @@ def check_settings(op_name: str, settings: object) -> tuple[SettingProblem, ...]
     return _read(op_name, settings)[2]
 
 
-def build_step(op: Op, settings: Mapping[str, object]) -> tuple[Step | None, tuple[SettingProblem, ...]]:
-    """The op with its settings, ready to run, or every problem with them."""
-    if not op.kind.available:
-        return None, (SettingProblem("", "unsupported_op", f"The op {op.name} is not available here."),)
+def build_step(
+    op: Op, settings: Mapping[str, object], effects: Effects | None
+) -> tuple[Step | None, tuple[SettingProblem, ...]]:
+    """The op with its settings, ready to run, or every problem with them.
+
+    An op that acts on the outside world goes through `effects`; without any it is the problem `effects_missing`.
+    """
     rules, schema, problems = _read(op.name, settings)
-    return (None, problems) if problems else (_step(rules, schema), ())
+    if op.capability is None:
+        return (None, problems) if problems else (_guard(rules, schema), ())
+    if effects is None:
+        message = f"The op {op.name} acts on the outside world, which nothing here does for it."
+        problems = (*problems, SettingProblem("", "effects_missing", message))
+    if problems or effects is None:
+        return None, problems
+    return _effect(op, effects), ()
 
 
 def _read(op_name: str, settings: object) -> tuple[tuple[Rule, ...], Schema | None, tuple[SettingProblem, ...]]:
@@ -97,7 +105,15 @@ def _read(op_name: str, settings: object) -> tuple[tuple[Rule, ...], Schema | No
     return rules, schema, tuple(problems)
 
 
-def _step(rules: tuple[Rule, ...], schema: Schema | None) -> Step:
+def _effect(op: Op, effects: Effects) -> Step:
+    if op.name == "http_post":
+        url = op.argument or ""
+        return lambda slot: effects.http_post(url, slot.data())
+    argv = command_of(op.argument or "")
+    return lambda slot: effects.exec(argv, slot.data())
+
+
+def _guard(rules: tuple[Rule, ...], schema: Schema | None) -> Step:
     def step(slot: Slot) -> None:
         if schema is not None:
             violations = schema.violations(slot.value())
