@@ -90,8 +90,7 @@ def _run(options: argparse.Namespace) -> int:
 def _end(agent: Agent) -> None:
     # a waiting poll holds the main thread for up to 25 s: what runs is stopped here, cleanly, and the process ends
     agent.stop()
-    if agent.pipeline is not None:
-        agent.pipeline.stop()
+    agent.runner.shut_down()
     os._exit(0)
 
 

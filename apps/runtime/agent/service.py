@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from dataclasses import replace
 from random import SystemRandom
 from typing import Any
@@ -13,14 +12,15 @@ from apps.runtime import trust
 from apps.runtime.agent import VERSION
 from apps.runtime.agent.client import Client, Refused, Unreachable
 from apps.runtime.agent.enroll import Identity, save_identity
-from apps.runtime.agent.pipeline import ActivationError, Limits, Pipeline, settle
+from apps.runtime.agent.journal import Journal
+from apps.runtime.agent.outbox import Outbox
+from apps.runtime.agent.pipeline import ActivationError, Limits
+from apps.runtime.agent.runner import Runner
 from apps.runtime.agent.state import State
 from apps.runtime.bundle import MAX_BUNDLE_BYTES, VerifiedBundle, read_bundle, verify_bundle
 from apps.runtime.trust import Directive, KeySet, TrustError
 
 POLL_SECONDS = 25
-LOG_TAIL_BYTES = 16 * 1024
-MAX_OUTBOX = 1000
 _dice = SystemRandom()
 
 
@@ -28,10 +28,13 @@ class Agent:
     """One enrolled agent. `run()` returns after `stop()`; what runs is stopped with it."""
 
     def __init__(self, state: State, me: Identity, client: Client, limits: Limits) -> None:
-        self.state, self.me, self.client, self.limits = state, me, client, limits
+        self.state, self.me, self.client = state, me, client
         self.stopping = threading.Event()
         self._turn = threading.RLock()
-        self._log: deque[str] = deque(maxlen=200)
+        self.journal = Journal()
+        self.say = self.journal.say
+        self.runner = Runner(state, limits, self.say)
+        self.outbox = Outbox(state, self._send_report, self.say)
         keys = state.keys()
         if keys is None:
             raise TrustError("no_keys", "the state folder has no key set")
@@ -40,30 +43,17 @@ class Agent:
         self.last_seq = int(memory.get("directive_seq", 0))
         self.last_digest: str | None = memory.get("content_digest")
         self.highest = int(memory.get("highest_sequence", 0))
-        self.active: dict[str, Any] | None = state.read("active.json")
-        self.pipeline: Pipeline | None = None
         self.unauthorized = False
         self._told: str | None = None
         self._server_keys = self.keys.version
-
-    # --- log ---
-
-    def say(self, text: str) -> None:
-        """A line for the log, and for the tail that reports carry."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = f"{stamp} {text}"
-        self._log.append(line)
-        print(line, flush=True)
-
-    def _tail(self) -> str:
-        return "\n".join(self._log).encode()[-LOG_TAIL_BYTES:].decode("utf-8", "ignore")
 
     # --- life ---
 
     def run(self) -> None:
         """Start what was active, then follow the control plane until `stop`."""
         self.say(f"agent {self.me.agent_id} {VERSION} starts")
-        self._restart_active()
+        if not self.runner.resume(self._verified):
+            self.last_digest = None  # nothing runs: the next directive is followed from the start
         beat = threading.Thread(target=self._heartbeats, name="heartbeat", daemon=True)
         beat.start()
         pause = 0.5
@@ -79,9 +69,7 @@ class Agent:
                 wait = _dice.uniform(15, 30) if error.status == 401 else _dice.uniform(2, 5)
             self.stopping.wait(wait)
         with self._turn:
-            if self.pipeline is not None:
-                self.pipeline.stop()
-                self.pipeline = None
+            self.runner.shut_down()
         self.say("agent stops")
 
     def stop(self) -> None:
@@ -94,23 +82,6 @@ class Agent:
             self.say(f"the control plane refuses our key ({error.code}); what runs keeps running")
         elif error.status != 401:
             self.say(f"the control plane refuses: {error}")
-
-    def _restart_active(self) -> None:
-        """What was activated once starts again without asking."""
-        if self.active is None:
-            return
-        try:
-            data = self.state.bundle_path(self.active["bundle_sha256"]).read_bytes()
-            bundle = self._verified(data, self.active["bundle_sha256"])
-            pipeline = Pipeline(bundle, self.limits, self.state, self.say)
-            pipeline.start()
-            self.pipeline = pipeline
-            self.say(f"running bundle {bundle.sha256[:12]} again")
-        except (OSError, TrustError, ActivationError) as error:
-            self.say(f"what was active can't be started: {error}")
-            self.active = None
-            # nothing runs: the next directive is followed from the start
-            self.last_digest = None
 
     def _verified(self, data: bytes, sha256: str, directive: Directive | None = None) -> VerifiedBundle:
         return verify_bundle(
@@ -130,9 +101,6 @@ class Agent:
     def _call(self, method: str, path: str, **kwargs: Any) -> Any:
         return self.client.call(method, f"/agents/{self.me.agent_id}{path}", token=self.me.api_key, **kwargs)
 
-    def _running(self) -> dict[str, Any] | None:
-        return dict(self.active) if self.active is not None and self.pipeline is not None else None
-
     def _heartbeats(self) -> None:
         while not self.stopping.is_set():
             try:
@@ -147,25 +115,24 @@ class Agent:
         """Say how it goes; follow what the answer wants."""
         # one turn: a heartbeat composed before a switch must not arrive after the report of it
         with self._turn:
-            pipeline = self.pipeline
-            well = pipeline is None or pipeline.healthy()
-            detail = (pipeline.error or "") if pipeline else ""
+            well, detail = self.runner.health()
+            running = self.runner.running()
             body = {
-                "status": "running" if pipeline else "idle",
+                "status": "running" if running else "idle",
                 "version": VERSION,
-                "running": self._running(),
+                "running": running,
                 "key_set_version": self.keys.version,
                 "health": {"ok": well, "detail": detail[:1000]},
-                "metrics": {"stages": pipeline.stats()} if pipeline else {},
+                "metrics": self.runner.stats(),
             }
             answer = self._call("POST", "/heartbeat", body=body).json()
         self.unauthorized = False
         self._follow(answer)
-        self.flush_reports()
+        self.outbox.flush()
 
     def _poll(self) -> float:
         """One waiting poll; how long to pause before the next."""
-        self.flush_reports()
+        self.outbox.flush()
         answer = self._call(
             "GET", f"/deployment?wait={POLL_SECONDS}&after={self.last_seq}", timeout=POLL_SECONDS + 15.0
         )
@@ -215,31 +182,14 @@ class Agent:
             "bundle_sha256": directive.bundle_sha256 if directive else None,
             "sequence": directive.sequence if directive else None,
             "reason": reason[:4000],
-            "log_tail": self._tail() if status in ("failed", "activated", "rolled_back") else "",
+            "log_tail": self.journal.tail() if status in ("failed", "activated", "rolled_back") else "",
             **more,
         }
         with self._turn:
-            outbox = (self.state.read("outbox.json") or [])[-MAX_OUTBOX:]
-            self.state.write("outbox.json", [*outbox, {"to": to, "body": body}])
-        try:
-            self.flush_reports()
-        except (Unreachable, Refused) as error:
-            self.say(f"a report waits: {error}")
+            self.outbox.put(to, body)
 
-    def flush_reports(self) -> None:
-        """Send the queued reports in order. One that is not wanted any more (4xx but 401) is dropped."""
-        with self._turn:
-            outbox = self.state.read("outbox.json") or []
-            while outbox:
-                item = outbox[0]
-                try:
-                    self._call("POST", f"/deployments/{item['to']}/status", body=item["body"])
-                except Refused as error:
-                    if error.status == 401:
-                        raise
-                    self.say(f"the report '{item['body']['status']}' was not taken: {error}")
-                outbox = outbox[1:]
-                self.state.write("outbox.json", outbox)
+    def _send_report(self, to: str, body: dict[str, Any]) -> None:
+        self._call("POST", f"/deployments/{to}/status", body=body)
 
     # --- obeying ---
 
@@ -301,7 +251,7 @@ class Agent:
         if directive.directive == "none":
             return
         if directive.directive == "stop":
-            self._stop_pipeline()
+            self.runner.stop()
             self.report("stopped", None, to=directive.for_deployment_id)
             return
         try:
@@ -309,14 +259,6 @@ class Agent:
         except (TrustError, ActivationError) as error:
             self.say(f"refused: {error}")
             self.report("failed", directive, to=directive.for_deployment_id, reason=str(error))
-
-    def _stop_pipeline(self) -> None:
-        if self.pipeline is not None:
-            self.pipeline.stop()
-            self.pipeline = None
-        self.active = None
-        self.state.remove("active.json")
-        self.say("pipeline stopped")
 
     def _activate(self, directive: Directive) -> None:
         to, sha256 = directive.for_deployment_id, str(directive.bundle_sha256)
@@ -327,7 +269,7 @@ class Agent:
                 "sequence_older", f"sequence {sequence} is below {self.highest} without a rollback directive"
             )
         wanted = {"deployment_id": directive.deployment_id, "bundle_sha256": sha256, "sequence": sequence}
-        if self.active == wanted and self.pipeline is not None and self.pipeline.healthy():
+        if self.runner.runs_well(wanted):
             self.report(done, directive, to=to, reason="it ran already")
             return
         data = self._fetch(directive, sha256)
@@ -336,7 +278,7 @@ class Agent:
         if bundle.capabilities:
             raise ActivationError("capability_not_allowed", f"this agent allows no {', '.join(bundle.capabilities)}")
         self.report("verified", directive, to=to)
-        self._switch(bundle, data, wanted)
+        self.runner.switch(bundle, data, wanted)
         self.highest = max(self.highest, sequence)
         self._remember()
         self.say(f"{done} bundle {sha256[:12]}, sequence {sequence}")
@@ -359,32 +301,6 @@ class Agent:
                 raise Unreachable(str(error)) from error
             raise TrustError("fetch_refused", str(error)) from error
         return bytes(answer.body)
-
-    def _switch(self, bundle: VerifiedBundle, archive: bytes, wanted: dict[str, Any]) -> None:
-        """Stop the old, start the new, look at it a moment; go back to the old when the new does not stand."""
-        new = Pipeline(bundle, self.limits, self.state, self.say)
-        old, was = self.pipeline, self.active
-        if old is not None:
-            old.stop()
-        problem: ActivationError | None = None
-        try:
-            new.start()
-            if not settle(new):
-                problem = ActivationError("unhealthy", new.error or "the pipeline ended at once")
-        except ActivationError as error:
-            problem = error
-        if problem is not None:
-            new.stop()
-            self.pipeline = None
-            if old is not None and was is not None:
-                self.pipeline = Pipeline(old.bundle, self.limits, self.state, self.say)
-                self.pipeline.start()
-                self.say("went back to what ran before")
-            raise problem
-        self.state.keep_bundle(bundle.sha256, archive)
-        self.state.write("active.json", wanted)
-        self.pipeline, self.active = new, wanted
-        self.state.forget_bundles({bundle.sha256, *({was["bundle_sha256"]} if was else ())})
 
     # --- keys ---
 
