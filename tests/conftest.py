@@ -11,13 +11,14 @@ from django.db.migrations.loader import MigrationLoader
 
 from apps.access.models import User
 from apps.core import wake
-from apps.core.triggers import AppendOnly
+from apps.core.triggers import AppendOnly, TriggerOperation
 from tests.support import Caller, Tenant, caller_for, make_tenant
 
 
-def _append_only_operations() -> list[AppendOnly]:
+def trigger_operations(*kinds: type[TriggerOperation]) -> list[TriggerOperation]:
+    """Every trigger of these kinds that a migration makes."""
     loader = MigrationLoader(None)
-    return [op for m in loader.disk_migrations.values() for op in m.operations if isinstance(op, AppendOnly)]
+    return [op for m in loader.disk_migrations.values() for op in m.operations if isinstance(op, kinds)]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,7 +30,7 @@ def _flush_past_append_only() -> Iterator[None]:
 
     def handle(self: flush.Command, **options: object) -> None:
         connection = connections[str(options["database"])]
-        operations = _append_only_operations()
+        operations = trigger_operations(AppendOnly)
         with connection.cursor() as cursor:
             for op in operations:
                 for statement in op.drop(connection.vendor):

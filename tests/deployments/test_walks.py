@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from apps.deployments.models import Deployment, DeploymentEvent, Target
+from apps.deployments.models import Deployment, Target
 from apps.deployments.selectors import walk
-from tests.deployments.test_states import MOVES
+from tests import invariants
 from tests.deployments.world import World
 
 pytestmark = pytest.mark.django_db
@@ -37,9 +37,7 @@ def check(world: World) -> None:
             if deployment.superseded_by is None:
                 current = str(deployment.pk)
     assert world.current() == current
-    for event in DeploymentEvent.objects.exclude(from_status=""):
-        assert (event.from_status, event.to_status) in MOVES
-    assert not Target.objects.filter(deployment__status__in=["active", "rolled_back"], settled_at=None).exists()
+    invariants.check(at_rest=True)
 
 
 @pytest.mark.parametrize("seed", range(4))
