@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from apps.runtime import faults
+
 PREFIX = "BYTEOR_CLOUD_"
 PROFILES = ("local", "development", "staging", "production")
 HOSTS = {
@@ -21,6 +23,7 @@ HOSTS = {
     "staging": ("cloud.staging.byteor.com", "api.staging.byteor.com"),
     "development": ("cloud.dev.byteor.com", "api.dev.byteor.com"),
 }
+JOB_LEASE_SECONDS = 30.0
 MODES = ("combined", "api", "worker")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +77,20 @@ def _flag(name: str) -> bool:
     if value not in ("true", "false", "1", "0"):
         raise BadSetting(f"{PREFIX}{name} is '{value}', not true or false")
     return value in ("true", "1")
+
+
+def _seconds(name: str, default: float, *, fixed: bool) -> float:
+    """A time in seconds, at least one; `fixed` profiles take no other than the default."""
+    value = _get(name, str(default))
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise BadSetting(f"{PREFIX}{name} is '{value}', not 1 to 3600 seconds")
+    if fixed and seconds != default:
+        raise BadSetting(f"{PREFIX}{name} can be set in the local profile only")
+    return seconds
 
 
 def _key_ring(text: str) -> list[tuple[str, bytes]]:
@@ -130,6 +147,7 @@ class Config:
     email_url: str = field(repr=False)
     run_demo_agents: bool
     metrics_token: str = field(repr=False)
+    job_lease_seconds: float
 
     @property
     def hosted(self) -> bool:
@@ -155,6 +173,8 @@ def load() -> Config:
     bind = _address("API_BIND_ADDR", "127.0.0.1:8080")
     worker_bind = _address("WORKER_BIND_ADDR", "127.0.0.1:8081")
     if hosted:
+        if os.environ.get(faults.VARIABLE):
+            raise BadSetting(f"{faults.VARIABLE} is for tests: it is refused in this profile")
         ui_host, api_host = HOSTS[profile]
         ui_default, api_default = f"https://{ui_host}", f"https://{api_host}"
         secret_key = _get("SECRET_KEY")
@@ -197,4 +217,5 @@ def load() -> Config:
         email_url=_get("EMAIL_URL", ""),
         run_demo_agents=_flag("RUN_DEMO_AGENTS"),
         metrics_token=_get("METRICS_TOKEN", ""),
+        job_lease_seconds=_seconds("JOB_LEASE_SECONDS", JOB_LEASE_SECONDS, fixed=hosted),
     )

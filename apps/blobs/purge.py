@@ -15,6 +15,7 @@ from django.db import models, transaction
 from apps.blobs.models import StoredBlob
 from apps.blobs.store import store
 from apps.jobs.services import wake_chore
+from apps.runtime.faults import fault_point
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 
@@ -69,6 +70,7 @@ def _delete_chunked(rows: models.QuerySet[Any]) -> int:
             # a raw delete: what hangs below is gone already, and the collector would fetch every row
             doomed = model._base_manager.filter(pk__in=chunk)
             gone += int(doomed._raw_delete(doomed.db))
+        fault_point("blobs.purge.between_chunks")
 
 
 def _environment_ids(node: Node) -> list[uuid.UUID]:
@@ -90,6 +92,7 @@ def purge_node(node: Node) -> int:
         if model is StoredBlob:
             for environment_id in environments:
                 store().delete_prefix(str(environment_id))
+            fault_point("blobs.purge.files_gone")
     gone += _delete_chunked(type(node).objects.filter(pk=node.pk))
     return gone
 

@@ -11,6 +11,7 @@ from django.db import transaction
 from apps.blobs.models import StoredBlob, key_of
 from apps.blobs.store import store
 from apps.core.errors import NotFound
+from apps.runtime.faults import fault_point
 
 
 def put(*, environment_id: uuid.UUID, data: bytes) -> StoredBlob:
@@ -21,6 +22,7 @@ def put(*, environment_id: uuid.UUID, data: bytes) -> StoredBlob:
     """
     digest = hashlib.sha256(data).hexdigest()
     store().put(key_of(str(environment_id), digest), data)
+    fault_point("blobs.put.before_row")
     with transaction.atomic():
         row, _ = StoredBlob.objects.get_or_create(
             environment_id=environment_id, sha256=digest, defaults={"size": len(data)}

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from django.conf import settings
 
 from apps.core.readiness import NotReady
+from apps.runtime.faults import fault_point
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -65,6 +66,7 @@ class FolderStore:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
+            fault_point("blobs.store.before_rename")
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from apps.jobs import registry
 from apps.jobs.models import Job
 from apps.jobs.registry import JobRun, PermanentJobError
 from apps.jobs.services import complete_in_transaction
+from apps.runtime.faults import fault_point
 
 TIMEOUTS_EVERY_SECONDS = 2
 
@@ -31,8 +32,10 @@ def run_build(run: JobRun) -> str | None:
         work = start_build(deployment_id=run.subject_id, environment_id=run.environment_id)
         if isinstance(work, NothingToDo):
             return work.note
+        fault_point("deployments.build.started")
         run.progress(30)
         built = make_archive(work)
+        fault_point("deployments.build.signed")
     except UnbuildableError as error:
         raise PermanentJobError(str(error)) from error
     run.progress(80)

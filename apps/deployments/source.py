@@ -15,6 +15,7 @@ from apps.core.actors import ActorRef
 from apps.core.errors import Conflict, NotFound
 from apps.deployments import selectors, services
 from apps.deployments.models import Target
+from apps.runtime.faults import fault_point
 from apps.runtime.trust import TrustError
 
 
@@ -52,6 +53,7 @@ class DeploymentSource:
             raise Conflict("Its approval credential is not good.", code=error.code) from error
         if target.handed_out_at is None:
             services.note_handed_out(agent_id=agent.pk, deployment_id=deployment_id)
+            fault_point("deployments.bundle.handed_out")
         return BundleDownload(stream=cast(BinaryIO, blobs.open_blob(blob)), size=blob.size, sha256=blob.sha256)
 
     def removal_blockers(self, agent: Agent) -> list[str]:

@@ -17,6 +17,7 @@ from apps.jobs.models import WAITING, Job
 from apps.jobs.registry import handler_for
 from apps.jobs.services import claim
 from apps.jobs.services.queue import WAKE_JOBS
+from apps.runtime.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class JobTableBroker(Broker):  # type: ignore[misc]
             connection.close()
             time.sleep(0.5)
             return []
+        fault_point("jobs.claim.after_commit")
         return [
             self._package(
                 claimed.type,

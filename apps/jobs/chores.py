@@ -13,6 +13,7 @@ from apps.jobs import liveness
 from apps.jobs.models import Chore
 from apps.jobs.registry import ChoreSpec, chores, register_chore
 from apps.jobs.services import release_expired
+from apps.jobs.services.moves import LEASE
 from apps.jobs.services.queue import WAKE_CHORES
 
 log = structlog.get_logger(__name__)
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 def register_own() -> None:
     """The chores of this room."""
-    register_chore("job_leases", every_seconds=5, run=lambda now: release_expired())
+    register_chore("job_leases", every_seconds=LEASE.total_seconds() / 6, run=lambda now: release_expired())
     register_chore(
         "worker_beats", every_seconds=3600, run=lambda now: liveness.forget(before=now - dt.timedelta(days=1))
     )

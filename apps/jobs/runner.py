@@ -15,10 +15,12 @@ from apps.core.errors import NotFound
 from apps.jobs import liveness
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError, handler_for
 from apps.jobs.services import begin_attempt, claim, end_attempt_failed, extend_lease, finish
+from apps.jobs.services.moves import LEASE
+from apps.runtime.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
-RENEW_EVERY_SECONDS = 8.0
+RENEW_EVERY_SECONDS = LEASE.total_seconds() * 4 / 15
 
 
 class _LeaseKeeper:
@@ -63,13 +65,16 @@ def deliver(job_id: str, token: str) -> str:
         run = begin_attempt(**key)
     except (LeaseLost, NotFound):
         return "stale"
+    fault_point("jobs.attempt.after_commit")
     spec = handler_for(run.type)
     started = time.monotonic()
     failure: BaseException | None = None
     try:
         with _LeaseKeeper(run):
             note = "no-op: superseded by a newer one" if run.payload.get("superseded") else spec.run(run)
+        fault_point("jobs.handler.returned")
         finish(run, note or "")
+        fault_point("jobs.finish.after_commit")
     except LeaseLost:
         return "lost"
     except TimeoutException as error:

@@ -9,6 +9,7 @@ from apps.jobs.registry import JobRun, PermanentJobError
 from apps.jobs.services import complete_in_transaction
 from apps.pipelines.models import PipelineDraft
 from apps.pipelines.services import INGEST_JOB, store_ingest
+from apps.runtime.faults import fault_point
 from apps.runtime.spec import compile_spec
 
 
@@ -26,10 +27,13 @@ def run_ingest(run: JobRun) -> str | None:
     if draft.rev != rev:
         return f"no-op: edit {rev} was superseded by edit {draft.rev}"
     found = compile_spec(draft.spec)
+    fault_point("pipelines.ingest.compiled")
     with transaction.atomic():
         if not store_ingest(draft_id=draft.pk, rev=rev, found=found):
             return f"no-op: edit {rev} was superseded meanwhile"
         complete_in_transaction(run)
+        fault_point("pipelines.ingest.before_commit")
+    fault_point("pipelines.ingest.after_commit")
     return None
 
 

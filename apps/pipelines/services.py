@@ -14,6 +14,7 @@ from apps.core import clock
 from apps.core.errors import FieldError, NotFound, PreconditionFailed, Unprocessable
 from apps.jobs import services as jobs
 from apps.pipelines.models import DraftStatus, PipelineDraft, PipelineVersion
+from apps.runtime.faults import fault_point
 from apps.runtime.spec import Compilation, compile_spec
 from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
@@ -36,6 +37,8 @@ def create_draft(*, actor: Principal, scope: Scope, name: str, spec: str) -> Pip
         )
         _queue_ingest(here, draft)
         _record(actor, here, "draft.created", f"draft:{draft.pk}", {"name": name})
+        fault_point("pipelines.draft.before_commit")
+    fault_point("pipelines.draft.after_commit")
     return draft
 
 
@@ -151,6 +154,8 @@ def promote_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID) -> Fro
         )
         if frozen.created:
             _record_version(actor, environment, "version.promoted", frozen.version)
+        fault_point("pipelines.promote.before_commit")
+    fault_point("pipelines.promote.after_commit")
     return frozen
 
 

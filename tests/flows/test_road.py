@@ -180,6 +180,7 @@ def test_health_install_and_a_clean_end(tmp_path: Path):
         ("UI_PUBLIC_BASE_URL", "http://host/path"),
         ("KEY_ENCRYPTION_KEYS", "short:abc"),
         ("PROFILE", "production"),
+        ("JOB_LEASE_SECONDS", "soon"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_2(tmp_path: Path, name: str, value: str):

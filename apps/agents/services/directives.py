@@ -15,6 +15,7 @@ from apps.agents.registry import Desired, desired_source
 from apps.core import clock, wake
 from apps.core.errors import NotFound
 from apps.runtime import trust
+from apps.runtime.faults import fault_point
 from apps.signing import services as signing
 from apps.tenancy.scope import Scope
 
@@ -63,6 +64,7 @@ def number_directive(agent: Agent) -> NumberedDirective:
             directive_seq=seq, directive_content=content
         )
         if changed:
+            fault_point("agents.directive.numbered")
             return NumberedDirective(desired, seq)
 
 

@@ -20,6 +20,7 @@ from apps.core import clock
 from apps.core.actors import ActorRef
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, Unauthenticated
 from apps.core.secrets import Secret
+from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment, scope_of
 
@@ -234,6 +235,8 @@ def enroll(
             scope=scope.as_dict(),
             details={"name": agent.name, "labels": agent.labels, "hostname": hostname, "repeated": repeated},
         )
+        fault_point("agents.enroll.before_commit")
+    fault_point("agents.enroll.after_commit")
     return Enrollment(agent, api_key)
 
 

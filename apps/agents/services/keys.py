@@ -14,6 +14,7 @@ from apps.core import clock
 from apps.core.db import lock_row
 from apps.core.errors import Conflict, Unauthenticated
 from apps.core.secrets import Secret
+from apps.runtime.faults import fault_point
 from apps.tenancy.selectors import scope_of
 
 ROTATION_OVERLAP = dt.timedelta(minutes=10)
@@ -79,4 +80,6 @@ def rotate_key(*, actor: Principal, agent: Agent, key: AgentKey) -> Secret:
             scope=scope.as_dict(),
             details={"name": agent.name},
         )
+        fault_point("agents.rotate_key.before_commit")
+    fault_point("agents.rotate_key.after_commit")
     return text

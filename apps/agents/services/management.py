@@ -16,6 +16,7 @@ from apps.audit import services as audit
 from apps.core import clock
 from apps.core.db import lock_row
 from apps.core.errors import Conflict, NotFound
+from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment
 
@@ -114,6 +115,8 @@ def remove_agent(
             scope=scope.as_dict(),
             details={"name": agent.name, "forced": forced},
         )
+        fault_point("agents.remove.before_commit")
+    fault_point("agents.remove.after_commit")
 
 
 def revoke_agent_key(*, actor: Principal, scope: Scope, agent_id: uuid.UUID, force: bool = False) -> Agent:

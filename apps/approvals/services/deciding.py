@@ -19,6 +19,7 @@ from apps.core import clock
 from apps.core.actors import ActorRef
 from apps.core.errors import Conflict, Forbidden, NotFound, StateConflict, Unprocessable
 from apps.core.fsm import allowed_from
+from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment, scope_of
 
@@ -73,10 +74,13 @@ def decide(
     _refuse_who_may_not(actor, found)
     try:
         with transaction.atomic():
-            return _decide(actor, scope, approval_id, decision, comment.strip(), shown_digest)
+            decided = _decide(actor, scope, approval_id, decision, comment.strip(), shown_digest)
+            fault_point("approvals.decide.before_commit")
     except _WindowPassed:
         expire(environment_id=scope.here.pk, approval_id=approval_id)
         raise Conflict("The window to decide has passed.", code="approval_expired") from None
+    fault_point("approvals.decide.after_commit")
+    return decided
 
 
 def _decide(
@@ -116,6 +120,7 @@ def _decide(
             )
     except IntegrityError:
         raise Conflict("You have decided this already.", code="already_decided") from None
+    fault_point("approvals.vote.written")
     frozen = {"base": now_shown.base, "shown_digest": now_shown.shown_digest, "decided_at": now}
     if decision == "deny":
         move(approval, "deny", actor=actor.ref, trigger="denied", reason=comment, **frozen)
@@ -126,6 +131,7 @@ def _decide(
     if len(in_favour) >= approval.required_approvals:
         columns = {**frozen, **mint(approval, issued_by=in_favour, now=now)}
         move(approval, "approve", actor=actor.ref, trigger="quorum", reason=comment, **columns)
+        fault_point("approvals.credential.minted")
         subject_of(approval).on_approved(approval=approval, actor=actor.ref)
     else:
         audit.record(

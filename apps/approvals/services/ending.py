@@ -17,6 +17,7 @@ from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
 from apps.core.errors import Forbidden, NotFound, StateConflict
 from apps.core.fsm import allowed_from
+from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment
 
@@ -33,6 +34,8 @@ def expire(*, environment_id: uuid.UUID, approval_id: uuid.UUID) -> bool:
             return False
         move(approval, "expire", actor=SYSTEM_ACTOR, trigger="expired", decided_at=clock.now())
         subject_of(approval).on_denied(approval=approval, actor=SYSTEM_ACTOR, trigger="expired", reason="expired")
+        fault_point("approvals.expire.before_commit")
+    fault_point("approvals.expire.after_commit")
     return True
 
 
@@ -64,6 +67,7 @@ def tell_expired_credentials(now: dt.datetime) -> int:
                 continue
             Approval.objects.filter(pk=approval.pk).update(credential_expiry_told=True)
             subject_of(approval).on_credential_expired(approval=approval)
+            fault_point("approvals.credential_expiry.before_commit")
             told += 1
     return told
 
@@ -98,6 +102,7 @@ def revoke(*, actor: Principal, scope: Scope, approval_id: uuid.UUID, comment: s
             subject.on_denied(approval=approval, actor=actor.ref, trigger="withdrawn", reason=comment)
         else:
             subject.on_revoked(approval=approval, actor=actor.ref, reason=comment)
+        fault_point("approvals.revoke.before_commit")
         return locked_approval(environment, approval_id)
 
 

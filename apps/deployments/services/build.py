@@ -25,6 +25,7 @@ from apps.deployments.services.moves import locked_deployment, move
 from apps.deployments.services.queue import holders
 from apps.pipelines import selectors as pipelines
 from apps.runtime.bundle import BuiltBundle, BundleInputs, build_bundle
+from apps.runtime.faults import fault_point
 from apps.runtime.spec import compile_spec
 from apps.runtime.trust import Signer, TrustError
 from apps.signing import services as signing
@@ -102,6 +103,7 @@ def start_build(*, deployment_id: uuid.UUID, environment_id: uuid.UUID) -> Work 
                 fail_build(deployment, actor=SYSTEM_ACTOR, code="signing_key_revoked")
                 after_moves(deployment)
                 return NothingToDo("failed: signing_key_revoked")
+        fault_point("deployments.build.before_start_commit")
         return Work(deployment.pk, environment.pk, _inputs(environment, deployment, approval), signer)
 
 
@@ -171,7 +173,9 @@ def finish_build(work: Work, built: BuiltBundle, *, complete: Callable[[], None]
         if deployment.status != S.BUILDING.value:
             return f"discarded: it is {deployment.status}"
         blobs.put(environment_id=environment.pk, data=built.archive)
+        fault_point("deployments.build.stored")
         _assign(deployment)
+        fault_point("deployments.build.assigned")
         move(
             deployment,
             "deploy",
@@ -183,6 +187,8 @@ def finish_build(work: Work, built: BuiltBundle, *, complete: Callable[[], None]
         judge(deployment)
         after_moves(deployment)
         complete()
+        fault_point("deployments.build.before_commit")
+    fault_point("deployments.build.after_commit")
     return None
 
 

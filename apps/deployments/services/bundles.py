@@ -14,6 +14,7 @@ from apps.core.errors import Conflict, FieldError, NotFound, Unprocessable
 from apps.deployments.models import ConfigBundle
 from apps.pipelines import selectors as pipelines
 from apps.runtime import config as runtime_config
+from apps.runtime.faults import fault_point
 from apps.runtime.spec import compile_spec
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment, scope_of
@@ -65,6 +66,8 @@ def create_bundle(*, actor: Principal, scope: Scope, version_id: uuid.UUID, conf
                 "config_hash": bundle.config_hash,
             },
         )
+        fault_point("deployments.bundle.before_commit")
+    fault_point("deployments.bundle.after_commit")
     return bundle
 
 

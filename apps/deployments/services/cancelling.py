@@ -13,6 +13,7 @@ from apps.deployments.models import Deployment
 from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.ending import take_back
 from apps.deployments.services.moves import locked_deployment
+from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment
 
@@ -30,4 +31,5 @@ def cancel(*, actor: Principal, scope: Scope, deployment_id: uuid.UUID, reason: 
         if approval is not None:
             approvals.revoke_for_subject(actor=actor, approval=approval, comment=reason, trigger="cancelled")
         after_moves(deployment)
+        fault_point("deployments.cancel.before_commit")
         return locked_deployment(environment, deployment_id)

@@ -9,6 +9,7 @@ from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
 from apps.deployments.services.moves import move
+from apps.runtime.faults import fault_point
 
 S, T = DeploymentStatus, TargetStatus
 
@@ -41,6 +42,7 @@ def judge_rollout(deployment: Deployment) -> None:
             status_reason="",
             settled_at=clock.now(),
         )
+        fault_point("deployments.rollout.activated")
 
 
 def _summary(counts: Counter[str]) -> str:
@@ -63,6 +65,7 @@ def _fail_rollout(deployment: Deployment, counts: Counter[str]) -> None:
         status_reason=f"failures_exceeded: {summary}",
         settled_at=now,
     )
+    fault_point("deployments.rollout.failed")
     reachable = Target.objects.filter(deployment=deployment, sequence__isnull=False, agent_gone_at__isnull=True)
     if deployment.auto_rollback and reachable.exists():
         begin_rollback(deployment, actor=SYSTEM_ACTOR, trigger="auto_rollback", reason=summary)
@@ -104,3 +107,4 @@ def judge_rollback(deployment: Deployment) -> None:
             reason=_summary(counts),
             settled_at=clock.now(),
         )
+        fault_point("deployments.rollback.confirmed")

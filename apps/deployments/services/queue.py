@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from apps.core import clock
 from apps.deployments.models import HOLDS_TARGETS, Deployment, DeploymentStatus, Target
 from apps.jobs import services as jobs
+from apps.runtime.faults import fault_point
 from apps.tenancy.models import Environment
 
 BUILD_JOB = "deploy_bundle_build"
@@ -65,5 +66,6 @@ def queue_builds(environment: Environment) -> list[uuid.UUID]:
                 subject_id=deployment.pk,
             )
             queued.append(deployment.pk)
+            fault_point("deployments.build.enqueued")
         taken |= mine
     return queued

@@ -19,6 +19,7 @@ from apps.deployments.selectors import walk
 from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.judging import judge
 from apps.deployments.services.moves import locked_deployment
+from apps.runtime.faults import fault_point
 from apps.tenancy.selectors import lock_environment
 
 T = TargetStatus
@@ -68,6 +69,8 @@ def take_report(*, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) 
         if _settles(case):
             judge(deployment)
             after_moves(deployment)
+        fault_point("deployments.report.before_commit")
+    fault_point("deployments.report.after_commit")
 
 
 def _repeats_failure(case: _Case) -> bool:

@@ -26,6 +26,7 @@ from apps.deployments.models import (
 from apps.deployments.selectors import base_of
 from apps.deployments.services.moves import locked_deployment, record_event
 from apps.pipelines import selectors as pipelines
+from apps.runtime.faults import fault_point
 from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment, scope_of
@@ -209,4 +210,6 @@ def request_deployment(
         if approval.required_approvals == 0:
             approvals.approve_by_policy(approval=approval)
             deployment = locked_deployment(environment, deployment_id)
+        fault_point("deployments.request.before_commit")
+    fault_point("deployments.request.after_commit")
     return deployment

@@ -18,6 +18,7 @@ from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.judging import judge_rollback
 from apps.deployments.services.moves import locked_deployment, move
 from apps.deployments.services.queue import holders
+from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment
 
@@ -91,6 +92,7 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
         rolling_back_at=now,
         settled_at=None,
     )
+    fault_point("deployments.rollback.begun")
     judge_rollback(deployment)
 
 
@@ -104,4 +106,5 @@ def rollback(*, actor: Principal, scope: Scope, deployment_id: uuid.UUID, reason
         deployment = locked_deployment(environment, deployment_id)
         begin_rollback(deployment, actor=actor.ref, trigger="rollback_requested", reason=reason)
         after_moves(deployment)
+        fault_point("deployments.rollback.before_commit")
         return locked_deployment(environment, deployment_id)

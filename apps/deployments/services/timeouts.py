@@ -14,6 +14,7 @@ from apps.deployments.models import Deployment, DeploymentStatus, Target, Target
 from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.judging import judge
 from apps.deployments.services.moves import locked_deployment
+from apps.runtime.faults import fault_point
 from apps.tenancy.selectors import lock_environment
 
 S, T = DeploymentStatus, TargetStatus
@@ -60,4 +61,6 @@ def _time_out(environment_id: uuid.UUID, deployment_id: uuid.UUID, now: dt.datet
         )
         judge(deployment)
         after_moves(deployment)
-        return len(silent)
+        fault_point("deployments.timeout.before_commit")
+    fault_point("deployments.timeout.after_commit")
+    return len(silent)

@@ -16,6 +16,7 @@ from apps.jobs.models import WAITING, Job
 from apps.jobs.registry import LeaseLost, handler_types
 from apps.jobs.services.moves import LEASE, end_attempt_failed
 from apps.jobs.services.queue import WAKE_JOBS
+from apps.runtime.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
@@ -62,11 +63,12 @@ def claim() -> Claim | None:
         taken = Job.objects.filter(pk=row.pk, lease_token__isnull=True, status=row.status).update(
             lease_token=token, lease_expires_at=clock.now() + LEASE
         )
+        fault_point("jobs.claim.before_commit")
         return Claim(row.pk, row.type, token) if taken else None
 
 
 def extend_lease(*, job_id: uuid.UUID, token: uuid.UUID) -> bool:
-    """Keep the job for another 30 seconds; False when it is not ours any more."""
+    """Keep the job for another lease; False when it is not ours any more."""
     rows = Job.objects.filter(pk=job_id, lease_token=token)
     return bool(rows.update(lease_expires_at=clock.now() + LEASE))
 
@@ -94,5 +96,6 @@ def release_expired() -> int:
                 )
             except LeaseLost:
                 continue
+        fault_point("jobs.lease.after_release")
         log.warning("job lease expired", job_id=str(job_id))
     return done

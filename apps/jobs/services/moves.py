@@ -6,6 +6,7 @@ import datetime as dt
 import random
 import uuid
 
+from django.conf import settings
 from django.db import transaction
 
 from apps.audit import services as audit
@@ -15,8 +16,10 @@ from apps.core.db import lock_row
 from apps.core.fsm import Move, advance
 from apps.jobs.models import Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, handler_for
+from apps.runtime.faults import fault_point
 
-LEASE = dt.timedelta(seconds=30)
+LEASE = dt.timedelta(seconds=settings.BYTEOR_JOB_LEASE_SECONDS)
+"""How long a worker has a job without a word; 30 s, shorter only where tests kill workers (local profile)."""
 
 
 def _held(job_id: uuid.UUID, token: uuid.UUID) -> Job:
@@ -61,6 +64,7 @@ def begin_attempt(*, job_id: uuid.UUID, token: uuid.UUID) -> JobRun:
         job.attempts += 1
         move = Move(job.status, job.status)
     _note_move(job, move)
+    fault_point("jobs.attempt.before_commit")
     return JobRun(
         job_id=job.pk,
         type=job.type,
@@ -90,6 +94,7 @@ def complete_in_transaction(run: JobRun, note: str = "") -> None:
         lease_expires_at=None,
     )
     _note_move(job, move, started=started)
+    fault_point("jobs.finish.before_commit")
 
 
 @transaction.atomic

@@ -12,6 +12,7 @@ from typing import Any
 from apps.runtime.agent import VERSION
 from apps.runtime.agent.client import BadAddress, Client, Refused, Unreachable
 from apps.runtime.agent.state import State, StateError
+from apps.runtime.faults import fault_point
 from apps.runtime.trust import accept_keyset
 
 _ENVIRONMENT_URL = re.compile(
@@ -75,6 +76,7 @@ def enroll(state: State, client: Client, path: str, token: str, name: str | None
         except Unreachable as error:
             time.sleep(error.retry_after or pause)
             pause = min(pause * 2, 30)
+    fault_point("agent.enroll.answered")
     keys = accept_keyset(None, answer["signing_keys"]["envelopes"])
     if keys.org_id != answer["org_id"]:
         raise StateError("the key set is of another organization than the answer says")
@@ -89,7 +91,9 @@ def enroll(state: State, client: Client, path: str, token: str, name: str | None
         heartbeat_seconds=float(answer["heartbeat_seconds"]),
     )
     state.trust(keys)
+    fault_point("agent.enroll.keys_kept")
     save_identity(state, me)
+    fault_point("agent.enroll.identity_kept")
     state.remove("enrolling.json")
     return me
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from apps.runtime.agent.client import Refused, Unreachable
 from apps.runtime.agent.state import State
+from apps.runtime.faults import fault_point
 
 MAX_REPORTS = 1000
 _FILE = "outbox.json"
@@ -25,6 +26,7 @@ class Outbox:
         with self._turn:
             kept = (self._state.read(_FILE) or [])[-MAX_REPORTS:]
             self._state.write(_FILE, [*kept, {"to": to, "body": body}])
+            fault_point("agent.report.queued")
         try:
             self.flush()
         except (Unreachable, Refused) as error:
@@ -42,5 +44,6 @@ class Outbox:
                     if error.status == 401:
                         raise
                     self._say(f"the report '{item['body']['status']}' was not taken: {error}")
+                fault_point("agent.report.sent")
                 waiting = waiting[1:]
                 self._state.write(_FILE, waiting)

@@ -8,6 +8,7 @@ from typing import Any
 from apps.runtime.agent.pipeline import ActivationError, Limits, Pipeline, settle
 from apps.runtime.agent.state import State
 from apps.runtime.bundle import VerifiedBundle
+from apps.runtime.faults import fault_point
 from apps.runtime.trust import TrustError
 
 
@@ -76,6 +77,7 @@ class Runner:
         old, was = self.pipeline, self.active
         if old is not None:
             old.stop()
+        fault_point("agent.switch.old_stopped")
         problem = self._try(new)
         if problem is not None:
             new.stop()
@@ -83,8 +85,11 @@ class Runner:
             if old is not None and was is not None:
                 self._go_back(old.bundle)
             raise problem
+        fault_point("agent.switch.new_stands")
         self.state.keep_bundle(bundle.sha256, archive)
+        fault_point("agent.switch.bundle_kept")
         self.state.write("active.json", wanted)
+        fault_point("agent.switch.noted")
         self.pipeline, self.active = new, wanted
         self.state.forget_bundles({bundle.sha256, *({was["bundle_sha256"]} if was else ())})
 

@@ -18,6 +18,7 @@ from apps.runtime.agent.pipeline import ActivationError, Limits
 from apps.runtime.agent.runner import Runner
 from apps.runtime.agent.state import State
 from apps.runtime.bundle import MAX_BUNDLE_BYTES, VerifiedBundle, read_bundle, verify_bundle
+from apps.runtime.faults import fault_point
 from apps.runtime.trust import Directive, KeySet, TrustError
 
 POLL_SECONDS = 25
@@ -202,11 +203,13 @@ class Agent:
         known = (directive.directive_seq, directive.content_digest()) == (self.last_seq, self.last_digest)
         if known:
             return 0.0
+        fault_point("agent.directive.believed")
         try:
             self._carry_out(directive)
         except Unreachable as error:
             self.say(f"not carried out yet: {error}")
             return 1.0
+        fault_point("agent.directive.carried_out")
         self.last_seq, self.last_digest = directive.directive_seq, directive.content_digest()
         self._remember()
         return 0.0
@@ -273,12 +276,15 @@ class Agent:
             self.report(done, directive, to=to, reason="it ran already")
             return
         data = self._fetch(directive, sha256)
+        fault_point("agent.bundle.fetched")
         self.report("fetched", directive, to=to)
         bundle = self._verified(data, sha256, directive)
         if bundle.capabilities:
             raise ActivationError("capability_not_allowed", f"this agent allows no {', '.join(bundle.capabilities)}")
         self.report("verified", directive, to=to)
+        fault_point("agent.bundle.verified")
         self.runner.switch(bundle, data, wanted)
+        fault_point("agent.switch.done")
         self.highest = max(self.highest, sequence)
         self._remember()
         self.say(f"{done} bundle {sha256[:12]}, sequence {sequence}")

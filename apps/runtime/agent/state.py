@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from apps.runtime.faults import fault_point
 from apps.runtime.trust import KeySet, TrustedKey, TrustError
 
 
@@ -45,6 +46,7 @@ class State:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
+            fault_point("agent.state.before_rename")
             draft.replace(path)
 
     def write(self, name: str, value: object) -> None:
