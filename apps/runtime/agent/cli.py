@@ -7,45 +7,88 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from apps.runtime.agent import VERSION
 from apps.runtime.agent.client import BadAddress, Client, Refused, Unreachable
 from apps.runtime.agent.enroll import Identity, enroll, identity, split_environment_url
 from apps.runtime.agent.incident import write_incident
-from apps.runtime.agent.pipeline import Limits
+from apps.runtime.agent.limits import BadLimit, Limits
 from apps.runtime.agent.service import Agent
 from apps.runtime.agent.state import State, StateError
 from apps.runtime.bundle import read_bundle, verify_bundle
 from apps.runtime.trust import TrustError, accept_keyset
 
+STOP_SECONDS = 15.0
+
+_ABOUT = """Runs approved pipelines on this host. It runs nothing that it could not verify, and does nothing that was not allowed
+here, on its own command line: what the control plane sends can never widen that. By default a pipeline may read and write
+files below --data-dir, and nothing else."""
+
+_LIMITS = """Each may be given several times, and names one thing exactly. A bundle that needs more is refused, and what runs
+keeps running."""
+
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="byteor-agent", description="Runs approved pipelines on this host.")
+    parser = argparse.ArgumentParser(prog="byteor-agent", description=_ABOUT)
     parser.add_argument("--version", action="version", version=VERSION)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="enroll on first start, then run until stopped")
-    run.add_argument("--environment-url", help="URL of the environment at the API")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="enroll on first start, then run until stopped", description=_ABOUT)
+    run.add_argument("--environment-url", metavar="URL", help="URL of the environment at the API (first start)")
     token = run.add_mutually_exclusive_group()
-    token.add_argument("--enrollment-token", help="or BYTEOR_ENROLLMENT_TOKEN")
-    token.add_argument("--enrollment-token-file", type=Path)
-    run.add_argument("--name")
-    run.add_argument("--data-dir", type=Path, help="the only folder whose files a pipeline may touch")
-    run.add_argument(
-        "--allow-egress", action="append", default=[], metavar="URL", help="a URL prefix a pipeline may send to"
+    token.add_argument(
+        "--enrollment-token", metavar="TOKEN", help="one-time token (first start); or BYTEOR_ENROLLMENT_TOKEN"
     )
-    run.add_argument("--allow-http", action="store_true", help="speak plain http beyond loopback")
+    token.add_argument("--enrollment-token-file", type=Path, metavar="FILE", help="a file that holds it")
+    run.add_argument("--name", help="how this agent is called (default: from the host name)")
+    run.add_argument("--allow-http", action="store_true", help="speak plain http to the control plane beyond loopback")
+    _limit_options(run.add_argument_group("what pipelines may do on this host", _LIMITS))
     rotate = commands.add_parser("rotate-key", help="get a new runtime key (the agent must not be running)")
-    rotate.add_argument("--allow-http", action="store_true")
-    status = commands.add_parser("status", help="what this host runs")
+    rotate.add_argument("--allow-http", action="store_true", help="speak plain http beyond loopback")
+    status = commands.add_parser("status", help="what this host runs, as JSON")
     incident = commands.add_parser("incident", help="write an incident capture of this host")
-    incident.add_argument("--output", type=Path, default=Path("incident.zip"))
+    incident.add_argument("--output", type=Path, default=Path("incident.zip"), metavar="FILE", help="(incident.zip)")
     for command in (run, rotate, status, incident):
-        command.add_argument("--state-dir", type=Path, required=True)
+        command.add_argument(
+            "--state-dir", type=Path, required=True, metavar="DIR", help="where the agent keeps its key and its state"
+        )
     verify = commands.add_parser("verify", help="check a bundle against a key set, offline")
-    verify.add_argument("bundle", type=Path)
-    verify.add_argument("--keys", type=Path, required=True, help="JSON of GET …/signing-keys")
+    verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the archive")
+    verify.add_argument("--keys", type=Path, required=True, metavar="FILE", help="JSON of GET …/signing-keys")
     return parser
+
+
+def _limit_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help="the only folder whose files a pipeline touches")
+    for option, metavar, words in (
+        (
+            "--allow-egress",
+            "URL",
+            "the egress may send to this URL and below: scheme, host, port exact, path by segments",
+        ),
+        ("--allow-post", "URL", "http_post may send to this URL and below, likewise"),
+        (
+            "--allow-exec",
+            "PROGRAM",
+            "exec may run this program (absolute path, exact), in the data folder, without a shell",
+        ),
+        ("--allow-env", "NAME", "a bundle may set this environment variable for such a program"),
+        ("--allow-secret", "REF", "a bundle may have this secret put into one: env:NAME or file:/path"),
+    ):
+        group.add_argument(option, action="append", default=[], metavar=metavar, help=words)
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    return Limits.given(
+        options.data_dir,
+        egress=options.allow_egress,
+        posts=options.allow_post,
+        programs=options.allow_exec,
+        variables=options.allow_env,
+        secrets=options.allow_secret,
+        untouched=options.state_dir,
+    )
 
 
 def _token(options: argparse.Namespace) -> str:
@@ -76,22 +119,38 @@ def _identity(options: argparse.Namespace, state: State) -> Identity:
 def _run(options: argparse.Namespace) -> int:
     if options.data_dir is not None:
         options.data_dir.mkdir(parents=True, exist_ok=True)
+    limits = _limits(options)
     state = State(options.state_dir)
     me = _identity(options, state)
     base = os.environ.get("BYTEOR_API_BASE_URL", me.base_url)
     client = Client(base, allow_http=options.allow_http)
-    agent = Agent(state, me, client, Limits(options.data_dir, tuple(options.allow_egress)))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _end(agent))
+    agent = Agent(state, me, client, limits)
+    _end_on_signal(agent)
     agent.run()
     return 0
 
 
-def _end(agent: Agent) -> None:
-    # a waiting poll holds the main thread for up to 25 s: what runs is stopped here, cleanly, and the process ends
-    agent.stop()
-    agent.runner.shut_down()
-    os._exit(0)
+def _end_on_signal(agent: Agent) -> None:
+    """End cleanly on SIGTERM and SIGINT, whatever the main thread waits for.
+
+    A handler runs in the main thread, between any two of its steps, and must take no lock: so it only wakes another thread.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        os.read(told, 1)
+        patience = threading.Timer(STOP_SECONDS, os._exit, (0,))
+        patience.daemon = True
+        patience.start()
+        agent.stop()
+        agent.runner.shut_down()
+        os._exit(0)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 def _rotate(options: argparse.Namespace) -> int:
@@ -99,7 +158,7 @@ def _rotate(options: argparse.Namespace) -> int:
     me = identity(state)
     if me is None:
         raise StateError("this agent has not enrolled")
-    Agent(state, me, Client(me.base_url, allow_http=options.allow_http), Limits(None)).rotate_key()
+    Agent(state, me, Client(me.base_url, allow_http=options.allow_http), Limits()).rotate_key()
     return 0
 
 
@@ -145,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         return _COMMANDS[options.command](options)
-    except (StateError, BadAddress) as error:
+    except (StateError, BadAddress, BadLimit) as error:
         print(f"byteor-agent: {error}", file=sys.stderr)
         return 2
     except (Refused, Unreachable, TrustError) as error:

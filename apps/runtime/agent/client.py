@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from apps.runtime.agent import VERSION
+from apps.runtime.agent.skew import ServerClock
 
 MAX_JSON_BYTES = 2 * 1024 * 1024
 
@@ -49,7 +50,7 @@ class Answer:
         """The body's JSON. Unreachable when it is none, as from a proxy in between."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unreachable("the answer is not JSON") from None
 
 
@@ -84,6 +85,7 @@ class Client:
         self.scheme, self.host, self.port = parts.scheme, parts.hostname, parts.port
         self.prefix = parts.path.rstrip("/")
         self.base_url = f"{parts.scheme}://{parts.netloc}{self.prefix}"
+        self.clock = ServerClock()
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
         if self.scheme == "https":
@@ -118,6 +120,7 @@ class Client:
             raise Unreachable(f"{type(error).__name__}: {error}") from error
         finally:
             connection.close()
+        self.clock.note(found.get("date"))
         if len(raw) > max_bytes:
             raise Refused(response.status, "answer_too_large", f"the answer has more than {max_bytes} bytes")
         answer = Answer(response.status, found, raw)

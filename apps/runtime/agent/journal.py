@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 
@@ -20,7 +21,8 @@ class Journal:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = f"{stamp} {text}"
         self._lines.append(line)
-        print(line, flush=True)
+        with contextlib.suppress(OSError):  # a log on a full disk stops nothing
+            print(line, flush=True)
 
     def tail(self) -> str:
         """The last lines, at most 16 KiB of UTF-8."""

@@ -1,4 +1,4 @@
-"""Reports that wait on disk until the control plane takes them, in the order they were made."""
+"""Reports that wait until the control plane takes them, in the order they were made: on disk, and within a cap."""
 
 from __future__ import annotations
 
@@ -10,34 +10,63 @@ from apps.runtime.agent.client import Refused, Unreachable
 from apps.runtime.agent.state import State
 from apps.runtime.faults import fault_point
 
-MAX_REPORTS = 1000
+MAX_REPORTS = 200
 _FILE = "outbox.json"
 
 
 class Outbox:
-    """`send(deployment id, body)` delivers one report; it raises Unreachable (try later) or Refused (never again, but for 401)."""
+    """`send(deployment id, body)` delivers one report; it raises Unreachable (try later) or Refused (never again, but for 401).
+
+    Beyond the cap, a report goes that a later one of the same deployment has overtaken, oldest first; if there is none, the
+    oldest. A disk that is full keeps nobody from reporting: what can't be kept is still sent, as long as this process lives.
+    """
 
     def __init__(self, state: State, send: Callable[[str, dict[str, Any]], None], say: Callable[[str], None]) -> None:
         self._state, self._send, self._say = state, send, say
         self._turn = threading.RLock()
+        self._waiting: list[dict[str, Any]] = list(state.read(_FILE) or [])
+        self._unkept = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def put(self, to: str, body: dict[str, Any]) -> None:
         """Queue a report on disk, then try to send what is queued."""
         with self._turn:
-            kept = (self._state.read(_FILE) or [])[-MAX_REPORTS:]
-            self._state.write(_FILE, [*kept, {"to": to, "body": body}])
+            self._waiting.append({"to": to, "body": body})
+            while len(self._waiting) > MAX_REPORTS:
+                self._drop_one()
+            self._keep()
             fault_point("agent.report.queued")
         try:
             self.flush()
         except (Unreachable, Refused) as error:
             self._say(f"a report waits: {error}")
 
+    def _drop_one(self) -> None:
+        for number, item in enumerate(self._waiting):
+            if any(later["to"] == item["to"] for later in self._waiting[number + 1 :]):
+                del self._waiting[number]
+                return
+        del self._waiting[0]
+
+    def _keep(self) -> None:
+        try:
+            self._state.write(_FILE, self._waiting)
+        except OSError as error:
+            if not self._unkept:
+                self._say(f"reports can't be kept on disk: {error.strerror}")
+            self._unkept = True
+        else:
+            self._unkept = False
+
     def flush(self) -> None:
         """Send the queued reports, oldest first. One that is not wanted any more (4xx but 401) is dropped."""
         with self._turn:
-            waiting = self._state.read(_FILE) or []
-            while waiting:
-                item = waiting[0]
+            if self._unkept:
+                self._keep()
+            while self._waiting:
+                item = self._waiting[0]
                 try:
                     self._send(item["to"], item["body"])
                 except Refused as error:
@@ -45,5 +74,5 @@ class Outbox:
                         raise
                     self._say(f"the report '{item['body']['status']}' was not taken: {error}")
                 fault_point("agent.report.sent")
-                waiting = waiting[1:]
-                self._state.write(_FILE, waiting)
+                del self._waiting[0]
+                self._keep()

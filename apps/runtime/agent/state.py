@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -37,17 +38,23 @@ class State:
                 raise StateError(f"another agent uses {root}") from None
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Replace a file as a whole: written beside, synced, renamed."""
+        """Replace a file as a whole: written beside, synced, renamed, the folder synced. OSError: the file is what it was."""
         path = self.root / name
         draft = path.with_name(f".{path.name}.new")
         with self._mutex:
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            fault_point("agent.state.before_rename")
-            draft.replace(path)
+            try:
+                handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with os.fdopen(handle, "wb") as out:
+                    out.write(data)
+                    out.flush()
+                    os.fsync(out.fileno())
+                fault_point("agent.state.before_rename")
+                draft.replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    draft.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
 
     def write(self, name: str, value: object) -> None:
         """Replace a JSON file."""
@@ -64,7 +71,10 @@ class State:
             raise StateError(f"{self.root / name} is damaged") from None
 
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        """Remove a file, for good. OSError when that can't be."""
+        with self._mutex:
+            (self.root / name).unlink(missing_ok=True)
+            _sync_folder(self.root)
 
     # --- keys ---
 
@@ -104,8 +114,23 @@ class State:
     def keep_bundle(self, sha256: str, data: bytes) -> None:
         self.write_bytes(f"bundles/{self.bundle_path(sha256).name}", data)
 
+    def forget_bundle(self, sha256: str) -> None:
+        """Remove one archive, if it is there."""
+        with contextlib.suppress(OSError):
+            self.bundle_path(sha256).unlink(missing_ok=True)
+
     def forget_bundles(self, keep: set[str]) -> None:
         """Remove archives that nothing names any more."""
         for path in (self.root / "bundles").glob("*.tar"):
             if path.stem not in keep:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a rename or a removal outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,221 @@
+"""From a directive to what runs: believe it or not, fetch, verify, switch, report. Nothing runs that was not verified.
+
+The steps of an activation are functions of their own, in this order: `_believed`, `fetch`, `verified`, then the runner's
+`prepare`, `keep_archive`, `stop_former`, `start_new`, `record_active`, `forget_others`, then `remember`. A directive is
+remembered only once it was carried out or refused for good: ended by force before, it is followed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from apps.runtime import trust
+from apps.runtime.agent.client import Client, Refused, Unreachable
+from apps.runtime.agent.enroll import Identity
+from apps.runtime.agent.keyring import Keyring
+from apps.runtime.agent.limits import ActivationError
+from apps.runtime.agent.outbox import Outbox
+from apps.runtime.agent.runner import Runner
+from apps.runtime.agent.state import State
+from apps.runtime.bundle import MAX_BUNDLE_BYTES, VerifiedBundle, read_bundle, verify_bundle
+from apps.runtime.faults import fault_point
+from apps.runtime.trust import Directive, TrustError
+
+MAX_REASON_BYTES = 4000
+_CLOCK_CODES = ("directive_expired", "directive_not_yet_valid")
+
+
+class Follower:
+    """Carries out directives, one at a time: the caller sees to that."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        me: Identity,
+        client: Client,
+        keyring: Keyring,
+        runner: Runner,
+        outbox: Outbox,
+        call: Callable[..., Any],
+        say: Callable[[str], None],
+        tail: Callable[[], str],
+    ) -> None:
+        self.state, self.me, self.keyring, self.runner, self.outbox = state, me, keyring, runner, outbox
+        self._clock, self._call, self._say, self._tail = client.clock, call, say, tail
+        memory = state.read("memory.json") or {}
+        self.last_seq = int(memory.get("directive_seq", 0))
+        self._last_digest: str | None = memory.get("content_digest")
+        # active.json is written first, so it may know more
+        active = int((runner.active or {}).get("sequence") or 0)
+        self.highest = max(int(memory.get("highest_sequence", 0)), active)
+        self._told: str | None = None
+        self.busy = False
+
+    def forget_last(self) -> None:
+        """Nothing runs here: the next directive is followed from the start, even one that was followed before."""
+        self._last_digest = None
+
+    # --- believing ---
+
+    def obey(self, envelope: object, plain: object) -> float:
+        """Bring this host to what the directive says, if it can be believed. Seconds to pause before asking again."""
+        try:
+            directive = self._believed(envelope)
+        except TrustError as error:
+            return self._disbelieve(error, plain)
+        if (directive.directive_seq, directive.content_digest()) == (self.last_seq, self._last_digest):
+            return 0.0
+        fault_point("agent.directive.believed")
+        self.busy = True
+        try:
+            self._carry_out(directive)
+        except Unreachable as error:
+            self._say(f"not carried out yet: {error}")
+            return 1.0
+        finally:
+            self.busy = False
+        fault_point("agent.directive.carried_out")
+        self.last_seq, self._last_digest = directive.directive_seq, directive.content_digest()
+        self.remember()
+        return 0.0
+
+    def _believed(self, envelope: object) -> Directive:
+        def check() -> Directive:
+            return trust.verify_directive(
+                envelope,
+                self.keyring.keys,
+                environment_id=self.me.environment_id,
+                agent_id=self.me.agent_id,
+                now_ms=int(time.time() * 1000),
+                last_seq=self.last_seq,
+                last_content_digest=self._last_digest,
+            )
+
+        try:
+            return check()
+        except TrustError as error:
+            if error.code != "unknown_key":
+                raise
+            self.keyring.follow()
+            return check()
+
+    def _disbelieve(self, error: TrustError, plain: object) -> float:
+        told = f"{error.code} {plain!r}"
+        if told != self._told:
+            self._told = told
+            reason = f"{error.code}: {error.message}"
+            if error.code in _CLOCK_CODES and self._clock.words():
+                reason += f"; {self._clock.words()}"
+            self._say(f"directive refused: {reason}")
+            to = plain.get("for_deployment_id") if isinstance(plain, dict) else None
+            if isinstance(to, str) and len(to) == 36:
+                self.report("failed", None, to=to, reason=reason)
+        return 5.0
+
+    def remember(self) -> None:
+        """Keep what was followed last, and the highest sequence that was ever active. OSError when that can't be kept."""
+        self.state.write(
+            "memory.json",
+            {
+                "directive_seq": self.last_seq,
+                "content_digest": self._last_digest,
+                "highest_sequence": self.highest,
+            },
+        )
+
+    # --- reporting ---
+
+    def report(
+        self, status: str, directive: Directive | None, *, to: str | None, reason: str = "", **more: Any
+    ) -> None:
+        """Queue a report, then send what is queued, oldest first."""
+        if to is None:
+            return
+        body = {
+            "status": status,
+            "bundle_sha256": directive.bundle_sha256 if directive else None,
+            "sequence": directive.sequence if directive else None,
+            "reason": reason.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore"),
+            "log_tail": self._tail() if status in ("failed", "activated", "rolled_back") else "",
+            **more,
+        }
+        self.outbox.put(to, body)
+
+    # --- doing ---
+
+    def _carry_out(self, directive: Directive) -> None:
+        if directive.directive == "none":
+            return
+        if directive.directive == "stop":
+            self.runner.stop()
+            self.report("stopped", None, to=directive.for_deployment_id)
+            return
+        try:
+            self._activate(directive)
+        except (TrustError, ActivationError) as error:
+            self._say(f"refused: {error}")
+            self.report("failed", directive, to=directive.for_deployment_id, reason=str(error))
+
+    def _activate(self, directive: Directive) -> None:
+        to, sha256 = directive.for_deployment_id, str(directive.bundle_sha256)
+        done = "rolled_back" if directive.directive == "rollback" else "activated"
+        sequence = int(directive.sequence or 0)
+        if sequence < self.highest and directive.directive != "rollback":
+            raise TrustError(
+                "sequence_older", f"sequence {sequence} is below {self.highest} without a rollback directive"
+            )
+        wanted = {"deployment_id": directive.deployment_id, "bundle_sha256": sha256, "sequence": sequence}
+        if self.runner.runs_well(wanted):
+            self.report(done, directive, to=to, reason="it ran already")
+            return
+        archive = self.fetch(directive, sha256)
+        fault_point("agent.bundle.fetched")
+        self.report("fetched", directive, to=to)
+        bundle = self.verified(archive, sha256, directive)
+        self.report("verified", directive, to=to)
+        fault_point("agent.bundle.verified")
+        self.runner.switch(bundle, archive, wanted)
+        fault_point("agent.switch.done")
+        self.highest = max(self.highest, sequence)
+        self._say(f"{done} bundle {sha256[:12]}, sequence {sequence}")
+        self.report(done, directive, to=to, tuning=tuning_of(bundle))
+
+    def fetch(self, directive: Directive, sha256: str) -> bytes:
+        """The archive, from this host's disk if it is there. Unreachable, or TrustError `fetch_refused`."""
+        try:
+            return self.state.bundle_path(sha256).read_bytes()
+        except FileNotFoundError:
+            pass
+        try:
+            answer = self._call(
+                "GET", f"/deployments/{directive.deployment_id}/bundle", timeout=60, max_bytes=MAX_BUNDLE_BYTES
+            )
+        except Refused as error:
+            if error.status == 401:
+                raise Unreachable(str(error)) from error
+            raise TrustError("fetch_refused", str(error)) from error
+        return bytes(answer.body)
+
+    def verified(self, archive: bytes, sha256: str, directive: Directive | None = None) -> VerifiedBundle:
+        """The bundle in `archive`, everything about it checked. Raises TrustError."""
+        return verify_bundle(
+            read_bundle(archive),
+            keys=self.keyring.keys,
+            expected_sha256=sha256,
+            environment_id=self.me.environment_id,
+            posture=self.me.posture,
+            org_id=self.me.org_id,
+            project_id=self.me.project_id,
+            deployment_id=directive.deployment_id if directive else None,
+            sequence=directive.sequence if directive else None,
+        )
+
+
+def tuning_of(bundle: VerifiedBundle) -> dict[str, Any]:
+    """What was wished for, what this host could do, and what not."""
+    profile = bundle.config.get("tuning", {}).get("profile", "default")
+    degraded = [] if profile == "default" else [f"profile {profile} is not available on this host"]
+    return {"requested": {"profile": profile}, "applied": {"profile": "default"}, "degraded": degraded}
