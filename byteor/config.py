@@ -160,9 +160,11 @@ class Config:
         host = urlsplit(self.api_origin).hostname or ""
         return "/v1" if host.startswith("api.") else "/api/v1"
 
-    def derived_key(self, purpose: str) -> bytes:
-        """32 bytes for one purpose, from the primary key-encryption key (which the database never holds)."""
-        return hmac.new(self.key_encryption_keys[0][1], purpose.encode(), hashlib.sha256).digest()
+    def derived_keys(self, purpose: str) -> list[tuple[str, bytes]]:
+        """(id, 32 bytes) for one purpose from each key-encryption key (which the database never holds), the primary first."""
+        return [
+            (name, hmac.new(key, purpose.encode(), hashlib.sha256).digest()) for name, key in self.key_encryption_keys
+        ]
 
 
 def load() -> Config:

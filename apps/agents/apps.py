@@ -10,7 +10,9 @@ class AgentsConfig(AppConfig):
     label = "agents"
 
     def ready(self) -> None:
-        from apps.agents.services import announce_scope
+        from apps.agents.services import announce_keys, announce_scope
+        from apps.signing import registry as signing
         from apps.tenancy import registry as tenancy
 
         tenancy.on_deleted(announce_scope)
+        signing.on_keys_changed(announce_keys)

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from django.conf import settings
 
 from apps.agents.authentication import still_works
-from apps.agents.models import AgentKey
+from apps.agents.models import Agent, AgentKey
 from apps.agents.services.directives import NumberedDirective, channel_of, number_directive
 from apps.core import wake
 from apps.core.errors import NotFound, Unauthenticated
+from apps.signing import services as signing
 
 
 class WaitSlots:
@@ -45,11 +46,16 @@ class WaitSlots:
 slots = WaitSlots()
 
 
-def await_directive(key: AgentKey, after: int, seconds: float) -> NumberedDirective | None:
-    """The key's agent's directive as soon as its number is above `after`; None when it is not within
-    `seconds` or the process is stopping. Raises Unauthenticated the moment the key ends. Holds no transaction."""
+def newer_keys(agent: Agent, known: int) -> bool:
+    """Is the organization's key set above version `known`? Never for 0: that is somebody who did not say what they know."""
+    return known > 0 and signing.key_set_version(agent.environment.project.organization_id) > known
+
+
+def await_directive(key: AgentKey, after: int, seconds: float, *, key_set_version: int = 0) -> NumberedDirective | None:
+    """The key's agent's directive as soon as its number is above `after`, or the key set above `key_set_version`; None when
+    neither is within `seconds` or the process is stopping. Raises Unauthenticated the moment the key ends. Holds no transaction."""
     deadline = time.monotonic() + seconds
-    watch = _Watch(key, after)
+    watch = _Watch(key, after, key_set_version)
     while not watch.settled():
         left = deadline - time.monotonic()
         if left <= 0 or wake.stopping():
@@ -61,9 +67,10 @@ def await_directive(key: AgentKey, after: int, seconds: float) -> NumberedDirect
 class _Watch:
     """Looks until there is news or the key is gone; looks no more after that."""
 
-    def __init__(self, key: AgentKey, after: int) -> None:
+    def __init__(self, key: AgentKey, after: int, key_set_version: int) -> None:
         self._key = key
         self._after = after
+        self._key_set_version = key_set_version
         self._found: NumberedDirective | None = None
         self._gone = False
 
@@ -77,7 +84,7 @@ class _Watch:
             return True
         if not still_works(self._key):
             self._gone = True
-        elif latest.seq > self._after:
+        elif latest.seq > self._after or newer_keys(self._key.agent, self._key_set_version):
             self._found = latest
         return self._gone or self._found is not None
 

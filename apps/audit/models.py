@@ -18,12 +18,16 @@ class Outcome(models.TextChoices):
 
 
 class ChainHead(models.Model):
-    """The end of one chain: how many events, the last hash, and a MAC under a key that the database does not hold."""
+    """The end of one chain: how many events, the last hash, and a MAC under a key that the database does not hold.
+
+    `mac_key` is the id of the key-encryption key that the MAC's key derives from; empty where it was not noted yet.
+    """
 
     chain = models.CharField(primary_key=True, max_length=64)
     count = models.PositiveBigIntegerField(default=0)
     hash = models.CharField(max_length=64)
     mac = models.CharField(max_length=64)
+    mac_key = models.CharField(max_length=64, default="", db_default="")
 
 
 class AuditEvent(models.Model):

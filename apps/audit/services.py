@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,26 @@ GENESIS = "0" * 64
 COALESCE_SECONDS = 60
 
 
-def _mac(chain: str, count: int, last_hash: str) -> str:
-    key: bytes = settings.BYTEOR_AUDIT_MAC_KEY
+def _mac_keys() -> list[tuple[str, bytes]]:
+    """(id, key) for the MACs of heads: the first makes them, any of them proves one."""
+    keys: list[tuple[str, bytes]] = settings.BYTEOR_AUDIT_MAC_KEYS
+    return keys
+
+
+def _mac(key: bytes, chain: str, count: int, last_hash: str) -> str:
     return hmac.new(key, f"{chain}\n{count}\n{last_hash}".encode(), hashlib.sha256).hexdigest()
+
+
+def _sealed(chain: str, count: int, last_hash: str) -> dict[str, str]:
+    """The columns `mac` and `mac_key` of a head that stands there."""
+    name, key = _mac_keys()[0]
+    return {"mac": _mac(key, chain, count, last_hash), "mac_key": name}
+
+
+def _is_proved(head: ChainHead) -> bool:
+    """Does some key of the ring bear the head's MAC out?"""
+    macs = [_mac(key, head.chain, head.count, head.hash) for _, key in _mac_keys()]
+    return any(hmac.compare_digest(head.mac, mac) for mac in macs)
 
 
 def document(event: AuditEvent) -> dict[str, Any]:
@@ -57,7 +75,7 @@ def _lock_head(chain: str) -> ChainHead:
     head = lock_row(ChainHead.objects.filter(pk=chain))
     if head is None:
         ChainHead.objects.bulk_create(
-            [ChainHead(chain=chain, count=0, hash=GENESIS, mac=_mac(chain, 0, GENESIS))], ignore_conflicts=True
+            [ChainHead(chain=chain, count=0, hash=GENESIS, **_sealed(chain, 0, GENESIS))], ignore_conflicts=True
         )
         head = lock_row(ChainHead.objects.filter(pk=chain))
     if head is None:
@@ -107,7 +125,7 @@ def record(
         event.hash = _hash(event)
         event.save(force_insert=True)
         ChainHead.objects.filter(pk=chain).update(
-            count=event.seq, hash=event.hash, mac=_mac(chain, event.seq, event.hash)
+            count=event.seq, hash=event.hash, **_sealed(chain, event.seq, event.hash)
         )
     return event
 
@@ -215,8 +233,44 @@ def verify(organization_id: uuid.UUID | None) -> Verification:
     count = expected - 1
     if head is None:
         return Verification(count == 0, count, previous, None if count == 0 else count, "" if count == 0 else "no head")
-    if not hmac.compare_digest(head.mac, _mac(chain, head.count, head.hash)):
+    if not _is_proved(head):
         return Verification(False, count, previous, count, "the head's MAC does not verify")
     if head.count != count or head.hash != previous:
         return Verification(False, count, previous, count + 1, f"the head counts {head.count} events")
     return Verification(True, count, previous)
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed:
+    """How many heads got a MAC under the primary key, and the chains whose MAC no key of the ring bears out."""
+
+    moved: int
+    unproved: list[str]
+
+
+def reseal(*, dry_run: bool = False) -> Resealed:
+    """Give every head a MAC under the primary key, so that the former key may go. One that is not proved is left as it is.
+
+    A head at a time, each in a transaction of its own: safe to stop, to repeat and to run beside what writes events.
+    """
+    here = _mac_keys()[0][0]
+    moved, unproved = 0, []
+    for chain in list(ChainHead.objects.exclude(mac_key=here).order_by("pk").values_list("pk", flat=True)):
+        with transaction.atomic():
+            head = lock_row(ChainHead.objects.filter(pk=chain).exclude(mac_key=here))
+            if head is None:
+                continue
+            if not _is_proved(head):
+                unproved.append(chain)
+                continue
+            if not dry_run:
+                ChainHead.objects.filter(pk=chain).update(**_sealed(chain, head.count, head.hash))
+            moved += 1
+    return Resealed(moved, unproved)
+
+
+def missing_mac_keys() -> dict[str, int]:
+    """{id of a key-encryption key that is not configured: how many heads have their MAC from it}."""
+    ring = [name for name, _ in _mac_keys()]
+    rows = ChainHead.objects.exclude(mac_key="").exclude(mac_key__in=ring)
+    return dict(Counter(rows.values_list("mac_key", flat=True)))

@@ -160,6 +160,14 @@ class PreconditionRequired(ServiceError):
     code = "precondition_required"
 
 
+class Unavailable(ServiceError):
+    """Something this needs is not there now, through no fault of the request; trying again later may help."""
+
+    status = 503
+    title = "Unavailable"
+    code = "unavailable"
+
+
 class TooManyRequests(ServiceError):
     """Over a limit; waiting `retry_after` whole seconds makes room."""
 

@@ -129,11 +129,11 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def notify(channel: str) -> None:
-    """Wake whoever waits on `channel`, in every process, when the present transaction commits."""
-    if connection.vendor == "postgresql":
+def notify(*channels: str) -> None:
+    """Wake whoever waits on one of `channels`, in every process, when the present transaction commits. One statement."""
+    if connection.vendor == "postgresql" and channels:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, channel])
+            cursor.execute("SELECT pg_notify(%s, c) FROM unnest(%s::text[]) AS c", [CHANNEL, list(channels)])
 
 
 def wait(channel: str, timeout: float, *, ready: Callable[[], bool] | None = None) -> bool:

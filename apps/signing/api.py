@@ -11,17 +11,60 @@ from rest_framework.response import Response
 
 from apps.access.api import ScopedView
 from apps.access.roles import Permission
-from apps.core.api import keyset_page, status_filter
+from apps.core.api import StrictSerializer, Text, keyset_page, status_filter
 from apps.signing.models import KeyStatus, SigningKey
-from apps.signing.services import key_document
+from apps.signing.services import key_document, retire, revoke, rotate
+from apps.signing.services.lifecycle import REASON_LENGTH
+
+
+class ReasonIn(StrictSerializer):
+    """`{reason?}` or nothing."""
+
+    reason = Text(max_length=REASON_LENGTH, required=False, default="", allow_blank=True)
 
 
 class SigningKeysView(ScopedView):
-    """GET: the organization's keys, also for people who have a role on one of its projects only."""
+    """GET: the organization's keys, also for people who have a role on one of its projects only. POST: rotate."""
 
     level: ClassVar[str] = "organization"
-    permissions: ClassVar[Mapping[str, Permission]] = {"GET": Permission.GLANCE_ORG}
+    # of the roles, org_admin alone has the second
+    permissions: ClassVar[Mapping[str, Permission]] = {
+        "GET": Permission.GLANCE_ORG,
+        "POST": Permission.MANAGE_ORG_MEMBERSHIPS,
+    }
 
     def get(self, request: Request, org_id: uuid.UUID) -> Response:
         rows = SigningKey.objects.filter(organization_id=org_id)
         return keyset_page(request, rows, key_document, filters={"status": status_filter(KeyStatus.values)})
+
+    def post(self, request: Request, org_id: uuid.UUID) -> Response:
+        given = self.read(ReasonIn)
+        made = rotate(actor=self.principal, scope=self.scope, reason=given["reason"])
+        return Response(key_document(made), status=201)
+
+
+class _ActView(ScopedView):
+    """What is done with one key."""
+
+    level: ClassVar[str] = "organization"
+    permissions: ClassVar[Mapping[str, Permission]] = {
+        "GET": Permission.GLANCE_ORG,
+        "POST": Permission.MANAGE_ORG_MEMBERSHIPS,
+    }
+
+
+class RetireView(_ActView):
+    """POST: a key signs no more."""
+
+    def post(self, request: Request, org_id: uuid.UUID, kid: str) -> Response:
+        self.read(ReasonIn)
+        return Response(key_document(retire(scope=self.scope, kid=kid)))
+
+
+class RevokeView(_ActView):
+    """POST: a key verifies nothing any more."""
+
+    def post(self, request: Request, org_id: uuid.UUID, kid: str) -> Response:
+        given = self.read(ReasonIn)
+        key = revoke(actor=self.principal, scope=self.scope, kid=kid, reason=given["reason"])
+        return Response(key_document(key))

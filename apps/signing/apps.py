@@ -10,7 +10,10 @@ class SigningConfig(AppConfig):
     label = "signing"
 
     def ready(self) -> None:
+        from apps.core import readiness
+        from apps.signing.checks import encryption_keys
         from apps.signing.services import make_first_key
         from apps.tenancy import registry
 
         registry.on_created("organization", make_first_key)
+        readiness.register_check("key_encryption_keys", encryption_keys)

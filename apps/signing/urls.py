@@ -2,6 +2,10 @@
 
 from django.urls import path
 
-from apps.signing.api import SigningKeysView
+from apps.signing.api import RetireView, RevokeView, SigningKeysView
 
-urlpatterns = [path("orgs/<uuid:org_id>/signing-keys", SigningKeysView.as_view())]
+urlpatterns = [
+    path("orgs/<uuid:org_id>/signing-keys", SigningKeysView.as_view()),
+    path("orgs/<uuid:org_id>/signing-keys/<str:kid>/retire", RetireView.as_view()),
+    path("orgs/<uuid:org_id>/signing-keys/<str:kid>/revoke", RevokeView.as_view()),
+]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
 
+from apps.core.errors import Unavailable
+
 NONCE_BYTES = 12
 
+log = structlog.get_logger(__name__)
 
-class VaultError(Exception):
-    """A private key can't be opened: its key-encryption key is not configured, or the row was tampered with."""
+
+class VaultError(Unavailable):
+    """A private key can't be opened: `key_encryption_key_missing`, or `private_key_damaged` when the row was tampered with."""
+
+    code = "key_encryption_key_missing"
 
 
 def _bound_to(organization_id: object, kid: str) -> bytes:
@@ -30,8 +37,13 @@ def unseal(box: bytes, *, wrapped_by: str, organization_id: object, kid: str) ->
     """The private key in `box`. Raises VaultError."""
     ring = dict(settings.BYTEOR_KEY_ENCRYPTION_KEYS)
     if wrapped_by not in ring:
-        raise VaultError(f"the key-encryption key '{wrapped_by}' is not configured")
+        log.error("key-encryption key missing", key_encryption_key=wrapped_by, kid=kid)
+        raise VaultError(f"The key-encryption key '{wrapped_by}' is not configured here, and {kid} is under it.")
     try:
         return AESGCM(ring[wrapped_by]).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], _bound_to(organization_id, kid))
-    except InvalidTag:
-        raise VaultError(f"the private key {kid} does not open under '{wrapped_by}'") from None
+    except (InvalidTag, ValueError):
+        log.error("private key does not open", key_encryption_key=wrapped_by, kid=kid)
+        raise VaultError(
+            f"The private key {kid} does not open under the key-encryption key '{wrapped_by}'.",
+            code="private_key_damaged",
+        ) from None

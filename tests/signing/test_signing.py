@@ -49,17 +49,3 @@ def test_members_read_the_public_part_and_outsiders_nothing(tenant):
         assert row["public_key_pem"].startswith("-----BEGIN PUBLIC KEY-----")
         assert not any("private" in name for name in row)
     assert tenant.caller("charlie").get(path).status_code == 404
-
-
-def test_a_revoked_key_signs_nothing_more(tenant):
-    signer = services.active_signer(tenant.organization.pk)
-    assert services.signer_for(tenant.organization.pk, signer.kid) == signer
-    SigningKey.objects.filter(kid=signer.kid).update(status="revoked")
-    from apps.core.errors import Conflict
-
-    for call in (
-        lambda: services.active_signer(tenant.organization.pk),
-        lambda: services.signer_for(tenant.organization.pk, signer.kid),
-    ):
-        with pytest.raises(Conflict):
-            call()

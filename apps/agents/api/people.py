@@ -207,7 +207,7 @@ class AgentsView(ScopedView):
                 "project_id": str(environment.project_id),
                 "environment_id": str(environment.pk),
                 "posture": environment.posture,
-                "signing_keys": signing.key_set(organization_id),
+                "signing_keys": signing.enrollment_key_set(organization_id),
                 "heartbeat_seconds": settings.BYTEOR_HEARTBEAT_SECONDS,
             },
             status=201,

@@ -16,7 +16,7 @@ from apps.agents.authentication import AgentView
 from apps.agents.registry import AgentReport, BundleDownload, Running, desired_source
 from apps.agents.services import Heartbeat, record_heartbeat, rotate_key
 from apps.agents.services.directives import NumberedDirective, number_directive, sign_directive
-from apps.agents.waiting import await_directive, slots
+from apps.agents.waiting import await_directive, newer_keys, slots
 from apps.core.api import validated
 from apps.core.errors import BadRequest, FieldError
 from apps.signing import services as signing
@@ -86,12 +86,12 @@ class HeartbeatView(_DirectiveView):
 
 
 class DeploymentView(_DirectiveView):
-    """The waiting poll."""
+    """The waiting poll. With `key_set_version`, a key set above it is news too."""
 
     def get(self, request: Request, agent_id: uuid.UUID) -> Response:
-        asked = whole_parameters(request, wait=LONGEST_WAIT, after=2**63 - 1)
+        asked = whole_parameters(request, wait=LONGEST_WAIT, after=2**63 - 1, key_set_version=2**31 - 1)
         latest: NumberedDirective | None = number_directive(self.agent)
-        if latest is not None and latest.seq > asked["after"]:
+        if latest is not None and (latest.seq > asked["after"] or newer_keys(self.agent, asked["key_set_version"])):
             return self.answer(request, latest)
         if asked["wait"] == 0:
             return Response(status=204)
@@ -100,7 +100,7 @@ class DeploymentView(_DirectiveView):
                 soon = desired_source().has_in_flight(self.agent)
                 pause = 1 if soon else settings.BYTEOR_HEARTBEAT_SECONDS
                 return Response(status=204, headers={"Retry-After": str(pause)})
-            latest = await_directive(self.key, asked["after"], asked["wait"])
+            latest = await_directive(self.key, asked["after"], asked["wait"], key_set_version=asked["key_set_version"])
         return self.answer(request, latest) if latest is not None else Response(status=204)
 
 

@@ -3,6 +3,7 @@
 from apps.agents.services.directives import (
     SignedDirective,
     announce,
+    announce_keys,
     announce_scope,
     directive_for,
     note_assigned,
@@ -24,6 +25,7 @@ __all__ = [
     "Heartbeat",
     "SignedDirective",
     "announce",
+    "announce_keys",
     "announce_scope",
     "create_enrollment_token",
     "delete_enrollment_token",

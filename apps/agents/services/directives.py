@@ -106,8 +106,13 @@ def channel_of(agent_id: uuid.UUID) -> str:
 
 def announce(agent_ids: Iterable[uuid.UUID]) -> None:
     """Wake the waiting polls of these agents when the caller's transaction commits."""
-    for agent_id in agent_ids:
-        wake.notify(channel_of(agent_id))
+    wake.notify(*map(channel_of, agent_ids))
+
+
+def announce_keys(organization_id: uuid.UUID) -> None:
+    """Wake every waiting poll of the organization: there is a new version of its key set to follow."""
+    agents = Agent.objects.enrolled().filter(environment__project__organization=organization_id)
+    announce(agents.values_list("pk", flat=True))
 
 
 def announce_scope(scope: Scope) -> None:

@@ -39,7 +39,7 @@ from apps.runtime.trust.keys import (
     public_key,
     public_key_pem,
 )
-from apps.runtime.trust.keysets import PAYLOAD_KEYSET, accept_keyset, make_keyset_payload, parse_keyset
+from apps.runtime.trust.keysets import MAX_KEYS, PAYLOAD_KEYSET, accept_keyset, make_keyset_payload, parse_keyset
 
 PAYLOAD_MANIFEST = "application/vnd.byteor.manifest.v1+json"
 
@@ -47,6 +47,7 @@ __all__ = [
     "CLOCK_SKEW_MS",
     "DIRECTIVE_LIFE_MS",
     "MAX_ENVELOPE_BYTES",
+    "MAX_KEYS",
     "MAX_SIGNATURES",
     "PAYLOAD_DIRECTIVE",
     "PAYLOAD_KEYSET",

@@ -10,6 +10,7 @@ from apps.runtime.trust.envelopes import envelope_payload, field, load_canonical
 from apps.runtime.trust.keys import KeySet, TrustedKey, TrustError, kid_of, verifies
 
 PAYLOAD_KEYSET = "application/vnd.byteor.keyset.v1+json"
+MAX_KEYS = 64
 
 
 def make_keyset_payload(*, org_id: str, version: int, keys: Iterable[TrustedKey], issued_at: int) -> bytes:
@@ -34,8 +35,8 @@ def parse_keyset(payload: bytes) -> KeySet:
         if item.get("status") not in ("active", "retired", "revoked"):
             raise TrustError(code, "a key's status is unknown")
         keys.append(TrustedKey(item["kid"], public, item["status"], item.get("not_before"), item.get("not_after")))
-    if not keys or len({key.kid for key in keys}) != len(keys) or len(keys) > 64:
-        raise TrustError(code, "a key set names 1 to 64 different keys")
+    if not keys or len({key.kid for key in keys}) != len(keys) or len(keys) > MAX_KEYS:
+        raise TrustError(code, f"a key set names 1 to {MAX_KEYS} different keys")
     return KeySet(field(value, "org_id", str, code), int(field(value, "version", int, code)), tuple(keys))
 
 

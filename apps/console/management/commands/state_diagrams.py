@@ -12,6 +12,7 @@ from apps.approvals.models import Approval
 from apps.core.fsm import legal_moves, status_field
 from apps.deployments.models import Deployment
 from apps.jobs.models import Job
+from apps.signing.models import SigningKey
 
 BEGIN, END = "<!-- state diagrams: manage.py state_diagrams --write docs/architecture.md -->", "<!-- end -->"
 
@@ -19,7 +20,7 @@ BEGIN, END = "<!-- state diagrams: manage.py state_diagrams --write docs/archite
 def diagrams() -> str:
     """Markdown with one Mermaid diagram for each machine."""
     parts = []
-    for model in (Deployment, Approval, Job):
+    for model in (Deployment, Approval, Job, SigningKey):
         field = status_field(model)
         initial = field.initial if field else ""
         lines = [f"    [*] --> {initial}"]

@@ -1,0 +1,53 @@
+"""`manage.py reencrypt_keys [--dry-run] [--json]`: bring everything under the first key-encryption key of the ring."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from apps.audit import services as audit
+from apps.signing.services import primary_id, reencrypt
+
+
+class Command(BaseCommand):
+    """Safe to stop, to repeat, and to run beside web and worker processes. Exit 1 when something could not be moved."""
+
+    help = "Re-encrypt private signing keys, and renew the MACs of audit chains, under the primary key-encryption key."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        parser.add_argument("--json", action="store_true", help="one object on stdout")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        dry = bool(options["dry_run"])
+        keys, heads = reencrypt(dry_run=dry), audit.reseal(dry_run=dry)
+        if options["json"]:
+            self.stdout.write(
+                json.dumps(
+                    {
+                        "primary": primary_id(),
+                        "dry_run": dry,
+                        "signing_keys": keys.moved,
+                        "audit_chains": heads.moved,
+                        "unreadable": keys.unreadable,
+                        "unproved": heads.unproved,
+                    }
+                )
+            )
+        else:
+            self._say(dry, keys.moved, heads.moved)
+        problems = [*keys.unreadable.values(), *(f"The MAC of the audit chain {c} is wrong." for c in heads.unproved)]
+        if problems:
+            raise CommandError(" ".join(problems))
+
+    def _say(self, dry: bool, moved: dict[str, int], heads: int) -> None:
+        verb = "would come" if dry else "are now"
+        for name, count in sorted(moved.items()):
+            self.stdout.write(f"{count} signing keys that were under '{name}' {verb} under '{primary_id()}'")
+        if heads:
+            self.stdout.write(f"{heads} audit chains {verb} under '{primary_id()}'")
+        if not moved and not heads:
+            self.stdout.write(f"everything is under '{primary_id()}' already")
