@@ -39,7 +39,7 @@ from apps.blobs.models import StoredBlob
 from apps.core import clock
 from apps.core.fsm import legal_moves
 from apps.deployments.desired import desired_of
-from apps.deployments.models import HOLDS_TARGETS, IN_FLIGHT, Deployment, DeploymentEvent, Target
+from apps.deployments.models import HOLDS_TARGETS, IN_FLIGHT, Deployment, DeploymentEvent, PhaseEvent, Target
 from apps.deployments.selectors import walk
 from apps.deployments.services.queue import BUILD_JOB
 from apps.jobs.models import Job, JobAttempt
@@ -77,6 +77,7 @@ class Snapshot:
         self.approval_events = _grouped(ApprovalEvent.objects.filter(approval__in=self.approvals), "approval_id")
         self.decisions = _grouped(Decision.objects.filter(approval__in=self.approvals), "approval_id")
         self.targets = _grouped(Target.objects.filter(deployment__in=self.deployments), "deployment_id")
+        self.phase_events = _grouped(PhaseEvent.objects.filter(deployment__in=self.deployments), "deployment_id")
         self.jobs: list[Job] = list(Job.objects.filter(**here).order_by("pk"))
         self.attempts = _grouped(JobAttempt.objects.filter(job__in=[j.pk for j in self.jobs]), "job_id")
 
@@ -365,9 +366,55 @@ def what_runs_was_built_and_kept(world: Snapshot) -> Iterator[str]:
         if deployment.bundle_sha256 and (deployment.environment_id, deployment.bundle_sha256) not in kept:
             yield f"deployment {pk} names a bundle that is not kept"
         if deployment.status in ("active", "rolled_back"):
-            waiting = [t for t in world.targets[pk] if t.settled_at is None and t.agent_gone_at is None]
+            told = [t for t in world.targets[pk] if t.sequence is not None or deployment.status == "active"]
+            waiting = [t for t in told if t.settled_at is None and t.agent_gone_at is None]
             if waiting:
                 yield f"deployment {pk} is {deployment.status} and still waits for {len(waiting)} targets"
+
+
+def phases_come_one_after_the_other(world: Snapshot) -> Iterator[str]:
+    """A phase starts when the one before it passed, bakes at most once and as long as asked, and only while it is deploying
+    under an approval that stands; nobody of a phase that did not start was ever told anything."""
+    for pk, deployment in world.deployments.items():
+        marks = [(e.phase, e.mark) for e in world.phase_events[pk]]
+        expected = [
+            (number, mark)
+            for number, phase in enumerate(deployment.phases)
+            for mark in ("started", *(["baking"] if phase.bake_seconds else []), "passed")
+        ]
+        if not deployment.phased:
+            expected = []
+        if marks != expected[: len(marks)] or (deployment.status == "active" and marks != expected):
+            yield f"deployment {pk} is {deployment.status} and went by {marks}"
+        if marks and marks[-1][0] != deployment.phase:
+            yield f"deployment {pk} says phase {deployment.phase} and went by {marks}"
+        at = {(e.phase, e.mark): e.created_at for e in world.phase_events[pk]}
+        for number, phase in enumerate(deployment.phases):
+            began, passed = at.get((number, "baking")), at.get((number, "passed"))
+            if began and passed and passed < began + phase.bake:
+                yield f"phase {number} of deployment {pk} baked from {began} to {passed}, not {phase.bake_seconds} s"
+        reached = -1 if deployment.phase is None else deployment.phase
+        for target in world.targets[pk]:
+            told = (target.sequence, target.phase_started_at, target.handed_out_at, target.rollback_at) != (None,) * 4
+            if target.phase > reached and (told or target.status not in ("pending", "failed")):
+                yield f"target {target.pk} of phase {target.phase} is {target.status}, and its phase did not start"
+    yield from _phases_began_only_while_it_was_deploying(world)
+
+
+def _phases_began_only_while_it_was_deploying(world: Snapshot) -> Iterator[str]:
+    status: dict[str, str] = {}
+    rows = AuditEvent.objects.filter(outcome="allowed").filter(
+        models.Q(action__startswith="deployment.") | models.Q(action__startswith="approval.")
+    )
+    for action, target, details in rows.order_by("chain", "seq").values_list("action", "target", "details"):
+        if "to" in details:
+            status[target] = details["to"]
+        deployment = world.deployments.get(uuid.UUID(target.partition(":")[2]))
+        if not action.startswith("deployment.phase_") or deployment is None:
+            continue
+        granted = status.get(f"approval:{deployment.approval_id}")
+        if (status.get(target), granted) != ("deploying", "approved"):
+            yield f"{target} was {status.get(target)}, its approval {granted}, at {action} {details['phase']}"
 
 
 def agents_are_told_only_what_was_handed_out(world: Snapshot) -> Iterator[str]:
@@ -417,6 +464,7 @@ INVARIANTS: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     sequences_only_grow,
     nobody_waits_for_a_build_that_will_not_come,
     what_runs_was_built_and_kept,
+    phases_come_one_after_the_other,
     agents_are_told_only_what_was_handed_out,
     the_current_deployment_is_the_newest_that_holds,
     every_audit_chain_verifies,

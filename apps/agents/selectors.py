@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from django.db import models
 
-from apps.agents.models import Agent, AgentQuerySet, EnrollmentToken
+from apps.agents.models import Agent, AgentQuerySet, EnrollmentToken, Liveness
 from apps.core.errors import NotFound
 from apps.tenancy.scope import Scope
 
@@ -26,6 +27,21 @@ def by_labels(scope: Scope, labels: Mapping[str, str]) -> list[Agent]:
     """Those of `in_environment` that carry every one of `labels`, oldest first."""
     wanted = labels.items()
     return [agent for agent in in_environment(scope).order_by("pk") if wanted <= agent.labels.items()]
+
+
+def unwell(agent_ids: Iterable[uuid.UUID], deployment_id: uuid.UUID) -> dict[uuid.UUID, str]:
+    """Those of `agent_ids` whose last heartbeat said that they are not well, with why, unless it spoke of something other
+    than `deployment_id`."""
+    rows = Agent.objects.filter(pk__in=list(agent_ids), healthy=False).filter(
+        models.Q(running_deployment_id=deployment_id) | models.Q(running_deployment_id__isnull=True)
+    )
+    return dict(rows.values_list("pk", "health_detail"))
+
+
+def gone_silent(agent_ids: Iterable[uuid.UUID], now: dt.datetime) -> list[uuid.UUID]:
+    """Those of `agent_ids` that used to send heartbeats and are offline at `now`."""
+    rows = Agent.objects.with_liveness(Liveness.OFFLINE, now).filter(pk__in=list(agent_ids), last_seen_at__isnull=False)
+    return list(rows.values_list("pk", flat=True))
 
 
 def get_agent(scope: Scope, agent_id: uuid.UUID) -> Agent:

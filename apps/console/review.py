@@ -198,7 +198,7 @@ def live_state(deployment: Deployment | None, approval: Approval | None) -> dict
         return {**state, "settled": True}
     state["deployment"] = str(deployment.status)
     state["reason"] = deployment.status_reason
-    state["counts"] = target_counts([deployment.pk]).get(deployment.pk, {})
+    state["counts"] = dict(target_counts(deployment))
     agents = {a.pk: a for a in Agent.objects.filter(pk__in=[t.agent_id for t in targets_of(deployment)])}
     state["targets"] = [
         {

@@ -102,23 +102,28 @@ class AppendOnly(TriggerOperation):
 
 
 class Immutable(TriggerOperation):
-    """Rows of `table` can't be changed (or only outside `columns`); deleting them is allowed."""
+    """Rows of `table` can't be changed (or only outside `columns`); deleting them is allowed.
 
-    def __init__(self, table: str, columns: Iterable[str] | None = None) -> None:
+    `label` tells a rule that a later migration adds from those that are there.
+    """
+
+    def __init__(self, table: str, columns: Iterable[str] | None = None, label: str = "") -> None:
         self.table = table
         self.columns = tuple(columns) if columns is not None else None
+        self.label = label
+        self.name = f"{table}_{label}_immutable" if label else f"{table}_immutable"
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
-        return (type(self).__name__, [self.table], {"columns": self.columns})
+        return (type(self).__name__, [self.table], {"columns": self.columns, "label": self.label})
 
     def create(self, vendor: str) -> list[str]:
         event = "UPDATE"
         if self.columns:
             event += " OF " + ", ".join(f'"{c}"' for c in self.columns)
-        return _refuse(vendor, f"{self.table}_immutable", self.table, event, f"{self.table} is immutable")
+        return _refuse(vendor, self.name, self.table, event, f"{self.table} is immutable")
 
     def drop(self, vendor: str) -> list[str]:
-        return _drop(vendor, f"{self.table}_immutable", self.table)
+        return _drop(vendor, self.name, self.table)
 
     def describe(self) -> str:
         return f"Make {self.table} immutable"

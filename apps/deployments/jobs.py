@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apps.deployments.services.bakes import sweep_bakes
 from apps.deployments.services.build import (
     NothingToDo,
     UnbuildableError,
@@ -19,6 +20,7 @@ from apps.jobs.services import complete_in_transaction
 from apps.runtime.faults import fault_point
 
 TIMEOUTS_EVERY_SECONDS = 2
+BAKES_EVERY_SECONDS = 1
 
 
 def run_build(run: JobRun) -> str | None:
@@ -55,3 +57,4 @@ def register() -> None:
         BUILD_JOB, run_build, max_attempts=5, base_seconds=1, cap_seconds=60, timeout_seconds=60, on_dead=bury_build
     )
     registry.register_chore("deployment_timeouts", every_seconds=TIMEOUTS_EVERY_SECONDS, run=sweep_timeouts)
+    registry.register_chore("deployment_bakes", every_seconds=BAKES_EVERY_SECONDS, run=sweep_bakes)

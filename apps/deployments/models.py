@@ -12,6 +12,7 @@ from apps.access.principals import Principal
 from apps.access.selectors import environments_visible_to
 from apps.core.fsm import GuardedModel, GuardedQuerySet, StatusField
 from apps.core.models import TreeModel
+from apps.deployments.rollout import Phase, phases_of
 from apps.tenancy.models import Environment
 
 M = TypeVar("M", bound=models.Model)
@@ -107,6 +108,8 @@ class Deployment(GuardedModel, TreeModel):
     the build first starts, so that a repeated build makes the same bytes. `build_queued_at` is set while a build job
     is on its way: its targets are taken from then on. `rolling_back_at` is when it last began to roll back: once set,
     nobody is ever asked to run it again. `superseded_by` is who took over its last target.
+    `phase` is the phase it is in, or was in last, since `phase_started_at`; `bake_started_at` and `bake_ends_at` are
+    set only while that phase bakes. `apps.deployments.rollout` says how it goes from one to the next.
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="deployments", db_index=False)
@@ -136,6 +139,10 @@ class Deployment(GuardedModel, TreeModel):
     deploying_at = models.DateTimeField(null=True, editable=False)
     rolling_back_at = models.DateTimeField(null=True, editable=False)
     settled_at = models.DateTimeField(null=True, editable=False)
+    phase = models.PositiveIntegerField(null=True, editable=False)
+    phase_started_at = models.DateTimeField(null=True, editable=False)
+    bake_started_at = models.DateTimeField(null=True, editable=False)
+    bake_ends_at = models.DateTimeField(null=True, editable=False)
     updated_at = models.DateTimeField(null=True, editable=False)
 
     objects = DeploymentQuerySet.as_manager()
@@ -148,6 +155,11 @@ class Deployment(GuardedModel, TreeModel):
                 fields=["status"],
                 condition=models.Q(status__in=["deploying", "rolling_back"]),
                 name="deployment_timing",  # used by the timeout chore
+            ),
+            models.Index(
+                fields=["bake_ends_at"],
+                condition=models.Q(bake_ends_at__isnull=False),
+                name="deployment_baking",  # used by the chore that ends bakes
             ),
         ]
         constraints = [
@@ -214,6 +226,16 @@ class Deployment(GuardedModel, TreeModel):
         """Every reachable target confirmed."""
 
     @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Its phases; one of everybody without a bake when it is not phased."""
+        return phases_of(self.strategy)
+
+    @property
+    def phased(self) -> bool:
+        """Does it go by phases?"""
+        return bool(self.strategy.get("type") == "phased")
+
+    @property
     def max_failures(self) -> int:
         """How many targets may fail or stay away."""
         return int(self.strategy.get("max_failures", 0))
@@ -245,10 +267,11 @@ class TargetStatus(models.TextChoices):
 class Target(TreeModel):
     """One agent of a deployment. The agent is named by a plain id: the row outlives it.
 
-    `phase` is the rollout's phase (0 for `all_at_once`), `phase_started_at` when it began here, or when the rollback
-    did. `sequence` is the deployment's, set when the bundle is assigned: a target without one was never told anything.
-    `previous_*` is what the agent had last confirmed then. `rollback_at` is when a rollback was asked of this target.
-    `settled_at` is set once there is nothing more to wait for. `report` holds `reason`, `tuning` and `log_tail`.
+    `phase` is the rollout's phase (0 for `all_at_once`), fixed when it is asked for; `phase_started_at` when it began
+    here, or when the rollback did. `sequence` is the deployment's, set when the bundle is assigned: a target without one
+    was never told anything. `previous_*` is what the agent had last confirmed then. `rollback_at` is when a rollback was
+    asked of this target. `settled_at` is set once there is nothing more to wait for. `report` holds `reason`, `tuning`
+    and `log_tail`.
     """
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="targets", db_index=False)
@@ -330,3 +353,33 @@ class DeploymentEvent(TreeModel):
     def at(self) -> dt.datetime:
         """When it happened."""
         return self.created_at
+
+
+class PhaseMark(models.TextChoices):
+    """What can be told of a phase."""
+
+    STARTED = "started"
+    BAKING = "baking"
+    PASSED = "passed"
+
+
+class PhaseEvent(TreeModel):
+    """A phase of a phased rollout began, began to bake, or passed: each once. Never changed.
+
+    Apart from `DeploymentEvent`, whose rows are the moves of the status and nothing else.
+    """
+
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="phase_events", db_index=False)
+    phase = models.PositiveIntegerField(editable=False)
+    mark = models.CharField(max_length=16, choices=PhaseMark, editable=False)
+    detail = models.CharField(max_length=500, blank=True, editable=False)
+
+    class Meta:
+        constraints = [
+            # its index also serves the look-ups by deployment
+            models.UniqueConstraint(fields=["deployment", "phase", "mark"], name="phase_event_once"),
+            models.CheckConstraint(condition=models.Q(mark__in=PhaseMark.values), name="phase_event_mark_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"phase {self.phase + 1} {self.mark}"

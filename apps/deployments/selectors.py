@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from django.db.models import Count
+from django.db.models import Count, Q
 
 from apps.access.principals import Principal
 from apps.agents.models import Agent
@@ -21,10 +23,13 @@ from apps.deployments.models import (
     DeploymentEvent,
     DeploymentQuerySet,
     DeploymentStatus,
+    PhaseEvent,
+    PhaseMark,
     ScopedQuerySet,
     Target,
     TargetStatus,
 )
+from apps.deployments.rollout import Phase, PhaseState, phase_state
 from apps.tenancy.scope import Scope
 
 WALK_STEP = 8
@@ -116,18 +121,85 @@ def visible_deployments(principal: Principal) -> DeploymentQuerySet:
     return Deployment.objects.all().visible_to(principal)
 
 
-def target_counts(deployment_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict[str, int]]:
-    """{deployment: {total, and a count per target status}} in one query."""
-    empty: Counter[str] = Counter(dict.fromkeys(TargetStatus.values, 0))
-    counts: dict[uuid.UUID, Counter[str]] = {pk: Counter(empty) for pk in deployment_ids}
+@dataclass(frozen=True, slots=True)
+class PhaseReport:
+    """One phase of a phased rollout: what it asks for, its targets by status, and when what became of it."""
+
+    number: int
+    percent: int
+    bake_seconds: int
+    state: PhaseState
+    counts: Mapping[str, int]
+    started_at: dt.datetime | None
+    bake_started_at: dt.datetime | None
+    passed_at: dt.datetime | None
+
+    @property
+    def bake_ends_at(self) -> dt.datetime | None:
+        """When its bake ends or ended; None before it began."""
+        return self.bake_started_at + dt.timedelta(seconds=self.bake_seconds) if self.bake_started_at else None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The targets of a deployment by status, `total` with them, and its phases (none when it is not phased)."""
+
+    counts: Mapping[str, int]
+    phases: Sequence[PhaseReport] = ()
+
+
+def _with_total(of: Counter[str]) -> dict[str, int]:
+    return {"total": sum(of.values()), **{s: of[s] for s in TargetStatus.values}}
+
+
+def overviews(deployments: Iterable[Deployment]) -> dict[uuid.UUID, Overview]:
+    """{deployment: its overview}, in two queries for all of them."""
+    wanted = {deployment.pk: deployment for deployment in deployments}
+    by_phase: dict[uuid.UUID, dict[int, Counter[str]]] = {pk: {} for pk in wanted}
     rows = (
-        Target.objects.filter(deployment_id__in=list(counts))
-        .values_list("deployment_id", "status")
+        Target.objects.filter(deployment_id__in=list(wanted))
+        .values_list("deployment_id", "phase", "status")
         .annotate(n=Count("pk"))
     )
-    for deployment_id, status, n in rows:
-        counts[deployment_id][status] = n
-    return {pk: {"total": sum(of.values()), **{s: of[s] for s in TargetStatus.values}} for pk, of in counts.items()}
+    for pk, phase, status, n in rows:
+        by_phase[pk].setdefault(phase, Counter())[status] += n
+    phased = [pk for pk, deployment in wanted.items() if deployment.phased]
+    marks: dict[tuple[uuid.UUID, int, str], dt.datetime] = {}
+    if phased:
+        for event in PhaseEvent.objects.filter(deployment_id__in=phased):
+            marks[event.deployment_id, event.phase, event.mark] = event.created_at
+
+    def report(deployment: Deployment, number: int, phase: Phase) -> PhaseReport:
+        passed_at = marks.get((deployment.pk, number, PhaseMark.PASSED))
+        return PhaseReport(
+            number=number,
+            percent=phase.percent,
+            bake_seconds=phase.bake_seconds,
+            state=phase_state(
+                number,
+                status=str(deployment.status),
+                present=deployment.phase,
+                baking=deployment.bake_started_at is not None,
+                passed=passed_at is not None,
+            ),
+            counts=_with_total(by_phase[deployment.pk].get(number, Counter())),
+            started_at=marks.get((deployment.pk, number, PhaseMark.STARTED)),
+            bake_started_at=marks.get((deployment.pk, number, PhaseMark.BAKING)),
+            passed_at=passed_at,
+        )
+
+    return {
+        pk: Overview(
+            _with_total(sum(by_phase[pk].values(), Counter())),
+            [report(deployment, n, phase) for n, phase in enumerate(deployment.phases)] if deployment.phased else [],
+        )
+        for pk, deployment in wanted.items()
+    }
+
+
+def target_counts(deployment: Deployment) -> Mapping[str, int]:
+    """{total, and a count per target status}."""
+    return overviews([deployment])[deployment.pk].counts
 
 
 def events_of(deployment: Deployment) -> list[DeploymentEvent]:
@@ -153,9 +225,16 @@ def deletion_blockers(scope: Scope) -> list[str]:
     return [f"deployment {pk} ({status})" for pk, status in alive.values_list("pk", "status")[:50]]
 
 
+def waiting_for_agent() -> Q:
+    """The targets that a deployment in flight waits for, or will. One that goes back waits only for those it had told."""
+    return Q(settled_at__isnull=True, deployment__status__in=IN_FLIGHT) & ~Q(
+        deployment__status=DeploymentStatus.ROLLING_BACK, sequence__isnull=True
+    )
+
+
 def in_flight_on(agent_id: uuid.UUID) -> list[str]:
     """The deployments in flight that still wait for this agent, in words."""
-    rows = Target.objects.filter(agent_id=agent_id, settled_at__isnull=True, deployment__status__in=IN_FLIGHT)
+    rows = Target.objects.filter(waiting_for_agent(), agent_id=agent_id)
     return [
         f"deployment {pk} ({status})"
         for pk, status in rows.order_by("pk").values_list("deployment_id", "deployment__status")

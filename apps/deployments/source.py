@@ -63,7 +63,9 @@ class DeploymentSource:
         services.agent_removed(actor=actor, agent=agent)
 
     def heartbeat_seen(self, agent: Agent, healthy: bool, running: Running | None) -> None:
-        """Health decides only during a bake, and `all_at_once` has none: nothing follows from a heartbeat."""
+        """Health decides only during a bake: there an unhealthy heartbeat fails the target."""
+        if not healthy:
+            services.take_unhealthy_heartbeat(agent=agent, running=running)
 
     def has_in_flight(self, agent: Agent) -> bool:
         return selectors.has_in_flight(agent.pk)

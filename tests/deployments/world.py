@@ -41,8 +41,8 @@ class Host:
     def pk(self) -> uuid.UUID:
         return uuid.UUID(self.id)
 
-    def heartbeat(self) -> trust.Directive:
-        """One round trip; the directive is verified as a host would."""
+    def heartbeat(self, health: dict[str, Any] | None = None) -> trust.Directive:
+        """One round trip; the directive is verified as a host would. `health`: {ok, detail}."""
         running = self.running
         answer = self.http.post(
             f"/agents/{self.id}/heartbeat",
@@ -57,6 +57,7 @@ class Host:
                 }
                 if running
                 else None,
+                "health": health,
             },
         )
         assert answer.status_code == 200, answer.content
@@ -193,6 +194,11 @@ class World:
         assert answer.status_code == 201, answer.content
         return str(answer.json()["id"])
 
+    def labels(self, host: Host, **labels: str | None) -> None:
+        """An operator labels a host."""
+        answer = self.bob.patch(f"{self.path}/agents/{host.id}", {"labels": labels})
+        assert answer.status_code == 200, answer.content
+
     def ask(self, bundle: str | None = None, targets: Any = None, who: str = "bob", **more: Any) -> Any:
         """POST deployments; the raw answer."""
         if isinstance(targets, list):
@@ -261,6 +267,10 @@ class World:
     def targets(self, deployment: str) -> dict[str, dict[str, Any]]:
         answer = self.bob.get(f"{self.path}/deployments/{deployment}/targets?limit=200")
         return {row["agent_id"]: row for row in answer.json()["results"]}
+
+    def phases(self, deployment: str) -> list[str]:
+        """The state of each phase."""
+        return [phase["status"] for phase in self.show(deployment)["phases"]]
 
     def moves(self, deployment: str) -> list[tuple[str | None, str, str]]:
         """(from, to, trigger), oldest first, as the API tells them."""

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from django.db.models import Case, F, Q, Value, When
+
 from apps.agents.models import Agent
 from apps.agents.registry import Running, desired_source
 from apps.core import clock
@@ -59,9 +61,15 @@ def set_running(
     bundle_sha256: str | None = None,
     sequence: int | None = None,
 ) -> None:
-    """What `agent` has just reported to run (None: nothing), in the caller's transaction."""
+    """What `agent` has just reported to run (None: nothing), in the caller's transaction.
+
+    What it said of its health was about what ran before: when that changes it is well until it says otherwise.
+    """
     running = deployment_id is not None
+    same = Q(running_deployment_id=deployment_id) if running else Q(running_deployment_id__isnull=True)
     Agent.objects.filter(pk=agent.pk).update(
+        healthy=Case(When(same, then=F("healthy")), default=Value(True)),
+        health_detail=Case(When(same, then=F("health_detail")), default=Value("")),
         running_deployment_id=deployment_id,
         running_bundle_sha256=(bundle_sha256 or "") if running else "",
         running_sequence=sequence if running else None,

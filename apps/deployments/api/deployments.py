@@ -27,8 +27,8 @@ from apps.deployments.models import Deployment, DeploymentEvent, DeploymentStatu
 
 
 def full_body(deployment: Deployment) -> dict[str, object]:
-    """A deployment with the counts of its targets."""
-    return deployment_body(deployment, selectors.target_counts([deployment.pk])[deployment.pk])
+    """A deployment with the counts of its targets and its phases."""
+    return deployment_body(deployment, selectors.overviews([deployment])[deployment.pk])
 
 
 class DeploymentsView(ScopedView):
@@ -38,15 +38,15 @@ class DeploymentsView(ScopedView):
     permissions = {"GET": Permission.VIEW_ENVIRONMENT, "POST": Permission.OPERATE_ENVIRONMENT}
 
     def get(self, request: Request, **_path: uuid.UUID) -> Response:
-        counts: dict[uuid.UUID, dict[str, int]] = {}
+        overviews: dict[uuid.UUID, selectors.Overview] = {}
 
         def count(page: Sequence[Deployment]) -> None:
-            counts.update(selectors.target_counts(d.pk for d in page))
+            overviews.update(selectors.overviews(page))
 
         return keyset_page(
             request,
             selectors.deployments(self.scope),
-            lambda d: deployment_body(d, counts[d.pk]),
+            lambda d: deployment_body(d, overviews[d.pk]),
             filters={
                 "status": status_filter(DeploymentStatus.values),
                 "q": text_filter("reason", "pipeline_name", "requested_by_name", "spec_hash", "config_hash"),

@@ -9,7 +9,9 @@ from rest_framework import serializers
 
 from apps.core.api import Choice, Id, JSONObject, StrictSerializer, StringMap, Text, Truth, WholeNumber, rfc3339
 from apps.deployments.models import DEFAULT_TIMEOUT_SECONDS, ConfigBundle, Deployment, DeploymentEvent, Target
-from apps.deployments.services.request import LONGEST_TIMEOUT_SECONDS, Selector, Strategy
+from apps.deployments.rollout import FULL, Phase
+from apps.deployments.selectors import Overview, PhaseReport
+from apps.deployments.services.request import LONGEST_BAKE_SECONDS, LONGEST_TIMEOUT_SECONDS, Selector, Strategy
 
 MOST_AGENTS = 10_000
 MOST_PHASES = 20
@@ -58,8 +60,8 @@ class TargetsIn(StrictSerializer):
 class PhaseIn(StrictSerializer):
     """One phase of a phased rollout."""
 
-    percent = WholeNumber(min_value=1, max_value=100)
-    bake_seconds = WholeNumber(min_value=0, max_value=86_400)
+    percent = WholeNumber(min_value=1, max_value=FULL)
+    bake_seconds = WholeNumber(min_value=0, max_value=LONGEST_BAKE_SECONDS, required=False, default=0)
 
 
 class StrategyIn(StrictSerializer):
@@ -111,7 +113,7 @@ def strategy_of(given: Mapping[str, Any] | None) -> Strategy:
         type=given["type"],
         max_failures=given["max_failures"],
         auto_rollback=given["auto_rollback"],
-        phases=tuple(given.get("phases", ())),
+        phases=tuple(Phase(p["percent"], p["bake_seconds"]) for p in given.get("phases", ())),
     )
 
 
@@ -136,8 +138,23 @@ def bundle_body(bundle: ConfigBundle) -> dict[str, object]:
     }
 
 
-def deployment_body(deployment: Deployment, counts: Mapping[str, int]) -> dict[str, object]:
-    """A deployment as the API shows it; `counts` are of its targets by status."""
+def phase_body(report: PhaseReport) -> dict[str, object]:
+    """One phase as the API shows it."""
+    return {
+        "phase": report.number,
+        "percent": report.percent,
+        "bake_seconds": report.bake_seconds,
+        "status": report.state.value,
+        "targets": dict(report.counts),
+        "started_at": rfc3339(report.started_at),
+        "bake_started_at": rfc3339(report.bake_started_at),
+        "bake_ends_at": rfc3339(report.bake_ends_at),
+        "passed_at": rfc3339(report.passed_at),
+    }
+
+
+def deployment_body(deployment: Deployment, overview: Overview) -> dict[str, object]:
+    """A deployment as the API shows it; `bake_ends_at` is set only while it bakes."""
     return {
         "id": str(deployment.pk),
         "status": deployment.status,
@@ -161,7 +178,12 @@ def deployment_body(deployment: Deployment, counts: Mapping[str, int]) -> dict[s
         "signing_kid": deployment.signing_kid or None,
         "bundle_sha256": deployment.bundle_sha256 or None,
         "superseded_by": _text(deployment.superseded_by),
-        "targets": dict(counts),
+        "targets": dict(overview.counts),
+        "phase": deployment.phase,
+        "phase_started_at": rfc3339(deployment.phase_started_at),
+        "bake_started_at": rfc3339(deployment.bake_started_at),
+        "bake_ends_at": rfc3339(deployment.bake_ends_at),
+        "phases": [phase_body(report) for report in overview.phases],
         "approved_at": rfc3339(deployment.approved_at),
         "deploying_at": rfc3339(deployment.deploying_at),
         "rolling_back_at": rfc3339(deployment.rolling_back_at),

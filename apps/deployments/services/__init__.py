@@ -1,6 +1,7 @@
 """Every write of this room. Each begins with the environment's row locked and is one transaction."""
 
 from apps.deployments.services.agents import agent_removed, note_handed_out
+from apps.deployments.services.bakes import sweep_bakes, take_unhealthy_heartbeat
 from apps.deployments.services.bundles import create_bundle, delete_bundle
 from apps.deployments.services.cancelling import cancel
 from apps.deployments.services.reports import take_report
@@ -16,6 +17,8 @@ __all__ = [
     "note_handed_out",
     "request_deployment",
     "rollback",
+    "sweep_bakes",
     "sweep_timeouts",
     "take_report",
+    "take_unhealthy_heartbeat",
 ]

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import Max
 
-from apps.agents import services as agents
 from apps.approvals import services as approvals
 from apps.approvals.models import Approval
 from apps.blobs import services as blobs
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
 from apps.core.errors import NotFound, ServiceError
-from apps.deployments.models import ConfigBundle, Confirmation, Deployment, DeploymentStatus, Target, TargetStatus
+from apps.deployments.models import ConfigBundle, Deployment, DeploymentStatus, Target
 from apps.deployments.selectors import base_of
 from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.ending import fail_build
-from apps.deployments.services.judging import judge
+from apps.deployments.services.judging import conclude
 from apps.deployments.services.moves import locked_deployment, move
+from apps.deployments.services.phases import carry_on
 from apps.deployments.services.queue import holders
 from apps.pipelines import selectors as pipelines
 from apps.runtime.bundle import BuiltBundle, BundleInputs, build_bundle
@@ -32,7 +32,7 @@ from apps.signing import services as signing
 from apps.tenancy.models import Environment
 from apps.tenancy.selectors import lock_environment, scope_of
 
-S, T = DeploymentStatus, TargetStatus
+S = DeploymentStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,8 @@ def make_archive(work: Work) -> BuiltBundle:
 
 
 def finish_build(work: Work, built: BuiltBundle, *, complete: Callable[[], None]) -> str | None:
-    """Keep the archive, assign the targets and move to `deploying`; `complete` ends the job in the same transaction.
+    """Keep the archive, assign the targets of the first phase and move to `deploying`; `complete` ends the job in the
+    same transaction.
 
     When the approval was revoked meanwhile, or somebody else finished, the output is discarded: the answer says so.
     """
@@ -174,7 +175,8 @@ def finish_build(work: Work, built: BuiltBundle, *, complete: Callable[[], None]
             return f"discarded: it is {deployment.status}"
         blobs.put(environment_id=environment.pk, data=built.archive)
         fault_point("deployments.build.stored")
-        _assign(deployment)
+        now = clock.now()
+        progress = carry_on(deployment, now=now)
         fault_point("deployments.build.assigned")
         move(
             deployment,
@@ -182,38 +184,14 @@ def finish_build(work: Work, built: BuiltBundle, *, complete: Callable[[], None]
             actor=SYSTEM_ACTOR,
             trigger="assigned",
             bundle_sha256=built.sha256,
-            deploying_at=clock.now(),
+            deploying_at=now,
         )
-        judge(deployment)
+        conclude(deployment, progress)
         after_moves(deployment)
         complete()
         fault_point("deployments.build.before_commit")
     fault_point("deployments.build.after_commit")
     return None
-
-
-def _assign(deployment: Deployment) -> None:
-    """Give every target that is still there the bundle, noting what it had confirmed until now."""
-    now = clock.now()
-    targets: list[Target] = list(Target.objects.filter(deployment=deployment, status=T.PENDING))
-    agent_ids = [target.agent_id for target in targets]
-    known = {c.agent_id: c for c in Confirmation.objects.filter(agent_id__in=agent_ids)}
-    for target in targets:
-        confirmed = known.get(target.agent_id)
-        target.status = T.ASSIGNED.value
-        target.sequence = deployment.sequence
-        target.phase_started_at = now
-        target.updated_at = now
-        target.previous_deployment_id = confirmed.deployment_id if confirmed else None
-        target.previous_bundle_sha256 = confirmed.bundle_sha256 if confirmed else ""
-    Target.objects.bulk_update(
-        targets,
-        ["status", "sequence", "phase_started_at", "updated_at", "previous_deployment_id", "previous_bundle_sha256"],
-        batch_size=100,
-    )
-    if deployment.sequence is not None:
-        agents.note_assigned(agent_ids, deployment.sequence)
-    agents.announce(agent_ids)
 
 
 def give_up_build(*, deployment_id: uuid.UUID, environment_id: uuid.UUID, error: str) -> None:

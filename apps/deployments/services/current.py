@@ -55,6 +55,34 @@ def refresh_superseded(deployment: Deployment) -> None:
     Deployment.objects.filter(pk__in=still_held(given_back)).update(superseded_by=None)
 
 
+def refresh_left(environment: Environment, deployment_ids: Iterable[uuid.UUID]) -> None:
+    """Bring `superseded_by` of `deployment_ids` in line after one of their agents is gone: who holds nothing any more that
+    nobody took over is superseded by the newest that took something over. Where nobody did, it stays as it is."""
+    left = Deployment.objects.filter(
+        pk__in=list(deployment_ids),
+        status__in=(S.ACTIVE, S.FAILED),
+        rolling_back_at__isnull=True,
+        superseded_by__isnull=True,
+    )
+    candidates: list[uuid.UUID] = list(left.values_list("pk", flat=True))
+    for deployment_id in sorted(set(candidates) - still_held(candidates)):
+        mine = Target.objects.filter(HOLDS, deployment=deployment_id)
+        taker = (
+            Target.objects.filter(
+                HOLDS,
+                agent_id__in=mine.values("agent_id"),
+                sequence__gt=mine.order_by("-sequence").values("sequence")[:1],
+                deployment__rolling_back_at__isnull=True,
+            )
+            .order_by("-sequence")
+            .values_list("deployment_id", flat=True)
+            .first()
+        )
+        if taker is not None:
+            Deployment.objects.filter(pk=deployment_id, superseded_by__isnull=True).update(superseded_by=taker)
+    refresh_current(environment)
+
+
 def refresh_current(environment: Environment) -> None:
     """Set the environment's current deployment: the active one of the highest sequence that nobody superseded."""
     current = (

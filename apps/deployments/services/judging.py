@@ -6,9 +6,11 @@ from collections import Counter
 
 from apps.agents import services as agents
 from apps.core import clock
-from apps.core.actors import SYSTEM_ACTOR
+from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
-from apps.deployments.services.moves import move
+from apps.deployments.rollout import Step
+from apps.deployments.services.moves import REASON_LENGTH, move
+from apps.deployments.services.phases import Progress, carry_on, record
 from apps.runtime.faults import fault_point
 
 S, T = DeploymentStatus, TargetStatus
@@ -17,58 +19,62 @@ S, T = DeploymentStatus, TargetStatus
 def judge(deployment: Deployment) -> None:
     """Make the move that its targets call for, if any, in the caller's transaction (its environment locked)."""
     if deployment.status == S.DEPLOYING.value:
-        judge_rollout(deployment)
+        conclude(deployment, carry_on(deployment, now=clock.now()))
     elif deployment.status == S.ROLLING_BACK.value:
         judge_rollback(deployment)
 
 
-def judge_rollout(deployment: Deployment) -> None:
-    """`active` once every target settled with few enough failed or unreachable; `failed` the moment there are more.
-
-    With `auto_rollback` a failure goes on to `rolling_back` in the same transaction.
+def conclude(deployment: Deployment, progress: Progress) -> None:
+    """Put on record how far a rollout got, and end it if that is where it got: `active` once every phase passed, `failed`
+    the moment too many targets failed or are unreachable.
     """
-    rows = list(Target.objects.filter(deployment=deployment).values_list("status", "settled_at"))
-    counts = Counter(status for status, _ in rows)
-    bad = counts[T.FAILED.value] + counts[T.UNREACHABLE.value]
-    if bad > deployment.max_failures:
-        _fail_rollout(deployment, counts)
-    elif all(settled is not None for _, settled in rows):
+    record(deployment, progress)
+    summary = summary_of(progress.counts)
+    if progress.step is Step.FAIL:
+        fail_rollout(deployment, code=progress.why, detail=summary)
+    elif progress.step is Step.ACTIVATE:
         move(
             deployment,
             "activate",
             actor=SYSTEM_ACTOR,
             trigger="targets_settled",
-            reason=_summary(counts),
+            reason=summary,
             status_reason="",
             settled_at=clock.now(),
         )
         fault_point("deployments.rollout.activated")
 
 
-def _summary(counts: Counter[str]) -> str:
+def summary_of(counts: Counter[str]) -> str:
+    """How many targets are what, in words."""
     return ", ".join(f"{counts[status.value]} {status.value}" for status in T if counts[status.value])
 
 
-def _fail_rollout(deployment: Deployment, counts: Counter[str]) -> None:
+def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: ActorRef = SYSTEM_ACTOR) -> None:
+    """Move a deployment that is `deploying` to `failed`, in the caller's transaction. No further phase begins.
+
+    With `auto_rollback` it goes on to `rolling_back` in the same transaction. Targets that were never assigned stay as
+    they are: nobody told them anything.
+    """
     from apps.deployments.services.rollback import begin_rollback
 
-    summary, now = _summary(counts), clock.now()
+    now = clock.now()
+    told = Target.objects.filter(deployment=deployment, sequence__isnull=False)
     # nobody is asked for it any more, so nobody is waited for
-    Target.objects.filter(deployment=deployment, settled_at__isnull=True).update(settled_at=now, updated_at=now)
-    agents.announce(Target.objects.filter(deployment=deployment).values_list("agent_id", flat=True))
+    told.filter(settled_at__isnull=True).update(settled_at=now, updated_at=now)
+    agents.announce(told.values_list("agent_id", flat=True))
     move(
         deployment,
         "fail",
-        actor=SYSTEM_ACTOR,
-        trigger="failures_exceeded",
-        reason=summary,
-        status_reason=f"failures_exceeded: {summary}",
+        actor=actor,
+        trigger=code,
+        reason=detail,
+        status_reason=f"{code}: {detail}"[:REASON_LENGTH],
         settled_at=now,
     )
     fault_point("deployments.rollout.failed")
-    reachable = Target.objects.filter(deployment=deployment, sequence__isnull=False, agent_gone_at__isnull=True)
-    if deployment.auto_rollback and reachable.exists():
-        begin_rollback(deployment, actor=SYSTEM_ACTOR, trigger="auto_rollback", reason=summary)
+    if deployment.auto_rollback and told.filter(agent_gone_at__isnull=True).exists():
+        begin_rollback(deployment, actor=SYSTEM_ACTOR, trigger="auto_rollback", reason=detail)
 
 
 def judge_rollback(deployment: Deployment) -> None:
@@ -98,13 +104,12 @@ def judge_rollback(deployment: Deployment) -> None:
             settled_at=clock.now(),
         )
     elif all(settled is not None or gone is not None for _, settled, gone, _ in rows):
-        counts = Counter(status for status, *_ in rows)
         move(
             deployment,
             "confirm_rollback",
             actor=SYSTEM_ACTOR,
             trigger="rollback_confirmed",
-            reason=_summary(counts),
+            reason=summary_of(Counter(status for status, *_ in rows)),
             settled_at=clock.now(),
         )
         fault_point("deployments.rollback.confirmed")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from typing import Any
 
 from apps.audit import services as audit
 from apps.core import clock
-from apps.core.actors import ActorRef
+from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.core.errors import NotFound
 from apps.core.fsm import Move, advance
-from apps.deployments.models import Deployment, DeploymentEvent
+from apps.deployments.models import Deployment, DeploymentEvent, DeploymentStatus, PhaseEvent, PhaseMark
 from apps.tenancy.models import Environment
 from apps.tenancy.selectors import scope_of
 
@@ -59,8 +60,25 @@ def move(
 ) -> Move:
     """Make one move, with its event and audit row, in the caller's transaction.
 
-    `reason` is a sentence for people; `trigger` the stable word for what set it off. Raises StateConflict.
+    `reason` is a sentence for people; `trigger` the stable word for what set it off. Leaving `deploying` ends a bake.
+    Raises StateConflict.
     """
+    if deployment.status == DeploymentStatus.DEPLOYING.value:
+        columns = {"bake_started_at": None, "bake_ends_at": None, **columns}
     made = advance(deployment, transition, updated_at=clock.now(), **columns)
     record_event(deployment, from_status=made.from_, to_status=made.to, actor=actor, trigger=trigger, reason=reason)
     return made
+
+
+def record_phase(deployment: Deployment, phase: int, mark: PhaseMark, *, at: dt.datetime, detail: str) -> None:
+    """The event and the audit row of what became of a phase, in the caller's transaction."""
+    scope = scope_of(deployment.environment)
+    PhaseEvent.objects.create(deployment=deployment, phase=phase, mark=mark, detail=detail[:500], created_at=at)
+    audit.record(
+        organization_id=scope.organization_id,
+        action=f"deployment.phase_{mark.value}",
+        actor=SYSTEM_ACTOR,
+        target=f"deployment:{deployment.pk}",
+        scope=scope.as_dict(),
+        details={"phase": phase, "percent": deployment.phases[phase].percent, "detail": detail},
+    )

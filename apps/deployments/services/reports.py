@@ -53,7 +53,7 @@ def take_report(*, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) 
 
     A repeat, or one that arrives after a later one, changes nothing. Raises NotFound when `agent` is no target of it;
     Conflict `not_wanted` when this is not (or no longer) what the agent is told to do, `already_settled` when it
-    takes back what it had confirmed.
+    takes back what it had confirmed (in a bake that is a failure).
     """
     with transaction.atomic():
         environment = lock_environment(agent.environment_id)
@@ -169,7 +169,12 @@ def _fail(case: _Case) -> bool:
     if case.taking_back and target.rollback_at is None:
         # it left a failed deployment for good: whether the older one still starts there is for its heartbeats to say
         return False
-    if target.settled_at is not None and target.status != T.UNREACHABLE.value:
+    in_bake = target.status == T.ACTIVATED.value and case.deployment.bake_started_at is not None
+    if (
+        target.settled_at is not None
+        and target.status != T.UNREACHABLE.value
+        and not (in_bake and not case.taking_back)
+    ):
         raise Conflict("This target is settled already.", code="already_settled")
     _write(case, status=T.FAILED.value, settled_at=clock.now())
     if not case.taking_back:

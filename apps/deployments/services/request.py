@@ -23,6 +23,7 @@ from apps.deployments.models import (
     DeploymentStatus,
     Target,
 )
+from apps.deployments.rollout import FULL, Phase, assign_phases
 from apps.deployments.selectors import base_of
 from apps.deployments.services.moves import locked_deployment, record_event
 from apps.pipelines import selectors as pipelines
@@ -33,6 +34,8 @@ from apps.tenancy.selectors import lock_environment, scope_of
 
 CAP_RETRY_SECONDS = 30
 LONGEST_TIMEOUT_SECONDS = 86_400
+LONGEST_BAKE_SECONDS = 86_400
+ALL_AT_ONCE, PHASED = "all_at_once", "phased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,10 @@ class Selector:
 class Strategy:
     """How it rolls out: `all_at_once`, or `phased` over `phases` of {percent, bake_seconds}."""
 
-    type: str = "all_at_once"
+    type: str = ALL_AT_ONCE
     max_failures: int = 0
     auto_rollback: bool = False
-    phases: tuple[Mapping[str, int], ...] = ()
+    phases: tuple[Phase, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         plain: dict[str, object] = {
@@ -66,9 +69,34 @@ class Strategy:
             "max_failures": self.max_failures,
             "auto_rollback": self.auto_rollback,
         }
-        if self.type == "phased":
-            plain["phases"] = [dict(phase) for phase in self.phases]
+        if self.type == PHASED:
+            plain["phases"] = [{"percent": p.percent, "bake_seconds": p.bake_seconds} for p in self.phases]
         return plain
+
+    def problems(self) -> list[FieldError]:
+        """What is wrong with it, each with a pointer into the body; empty when nothing is."""
+        found: list[FieldError] = []
+        if self.type not in (ALL_AT_ONCE, PHASED):
+            found.append(FieldError("/strategy/type", "unknown_strategy", f"One of {ALL_AT_ONCE}, {PHASED}."))
+        if (self.type == PHASED) != bool(self.phases):
+            found.append(FieldError("/strategy/phases", "phases", "A phased rollout has phases, no other has."))
+        if self.max_failures < 0:
+            found.append(FieldError("/strategy/max_failures", "out_of_range", "Not below 0."))
+        before = 0
+        for number, phase in enumerate(self.phases):
+            here = f"/strategy/phases/{number}"
+            if not 1 <= phase.percent <= FULL:
+                found.append(FieldError(f"{here}/percent", "out_of_range", "From 1 to 100."))
+            elif phase.percent <= before:
+                detail = f"Percentages are cumulative: {phase.percent} does not go beyond the {before} before it."
+                found.append(FieldError(f"{here}/percent", "not_growing", detail))
+            if not 0 <= phase.bake_seconds <= LONGEST_BAKE_SECONDS:
+                found.append(FieldError(f"{here}/bake_seconds", "out_of_range", f"From 0 to {LONGEST_BAKE_SECONDS}."))
+            before = max(before, phase.percent)
+        if self.phases and self.phases[-1].percent != FULL:
+            last = f"/strategy/phases/{len(self.phases) - 1}/percent"
+            found.append(FieldError(last, "not_everybody", "The last phase reaches everybody: 100."))
+        return found
 
 
 def _refused(code: str, pointer: str, detail: str) -> Unprocessable:
@@ -76,12 +104,12 @@ def _refused(code: str, pointer: str, detail: str) -> Unprocessable:
 
 
 def _resolve(scope: Scope, targets: Selector) -> list[Agent]:
-    """The agents that `targets` names, oldest first. Raises Unprocessable."""
-    if targets.labels:
-        raise _refused("unsupported_target_selector", "/targets/labels", "Selecting by labels is not built yet.")
+    """The agents that `targets` names, oldest first: labels are those that people gave. Raises Unprocessable."""
     here = agents.in_environment(scope).order_by("pk")
     if targets.everyone:
         found = list(here)
+    elif targets.labels:
+        found = agents.by_labels(scope, targets.labels)
     else:
         found = list(here.filter(pk__in=targets.agent_ids))
         known = {agent.pk for agent in found}
@@ -139,14 +167,15 @@ def request_deployment(
 ) -> Deployment:
     """Ask for `bundle_id` to run on the agents that `targets` names now, once approved.
 
-    One transaction under the environment's lock, so the cap is exact. Where the policy needs nobody, it is approved,
-    and its build queued, on return. Raises Unprocessable `unknown_bundle`, `unsupported_strategy`,
-    `unsupported_target_selector`, `no_matching_agent`; Conflict `bundle_in_flight`, `no_eligible_reviewer`,
+    One transaction under the environment's lock, so the cap is exact. Which agents, and which phase each belongs to, is
+    fixed here. Where the policy needs nobody, it is approved, and its build queued, on return. Raises Unprocessable
+    `unknown_bundle`, `invalid_strategy`, `no_matching_agent`; Conflict `bundle_in_flight`, `no_eligible_reviewer`,
     `policy_recently_weakened`; TooManyRequests `deployment_cap`.
     """
     wanted = strategy or Strategy()
-    if wanted.type != "all_at_once":
-        raise _refused("unsupported_strategy", "/strategy/type", "Phased rollouts are not built yet.")
+    problems = wanted.problems()
+    if problems:
+        raise Unprocessable("The strategy is not one that can be followed.", code="invalid_strategy", errors=problems)
     with transaction.atomic():
         environment = lock_environment(scope.here.pk)
         here = scope_of(environment)
@@ -196,8 +225,16 @@ def request_deployment(
             updated_at=now,
         )
         deployment.save(force_insert=True)
+        phase_of = assign_phases(agent_ids, deployment.phases)
         Target.objects.bulk_create(
-            Target(deployment=deployment, agent_id=agent.pk, agent_name=agent.name, created_at=now) for agent in found
+            Target(
+                deployment=deployment,
+                agent_id=agent.pk,
+                agent_name=agent.name,
+                phase=phase_of[agent.pk],
+                created_at=now,
+            )
+            for agent in found
         )
         record_event(
             deployment,

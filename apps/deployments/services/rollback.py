@@ -49,8 +49,9 @@ def latest_targets(deployment: Deployment) -> QuerySet[Target]:
 def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
     """Move to `rolling_back` and tell the targets, in the caller's transaction (its environment locked).
 
-    Targets that never fetched have nothing to undo and are settled at once. Raises Conflict: `invalid_transition`,
-    `nothing_to_roll_back`, `superseded`, `target_busy`.
+    Only targets that were assigned are touched; those that never fetched have nothing to undo and are settled at once.
+    Raises Conflict: `invalid_transition`, `nothing_to_roll_back`, `superseded`, `target_busy`. What is still deploying can
+    always be called off, even while none of its agents was told or is there.
     """
     if deployment.status not in ROLLS_BACK_FROM:
         raise StateConflict(deployment.status, S.ROLLING_BACK.value, allowed_from(deployment))
@@ -58,7 +59,8 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
         raise Conflict("Its build failed: nothing was handed out.", code="nothing_to_roll_back")
     assigned = Target.objects.filter(deployment=deployment, sequence__isnull=False, agent_gone_at__isnull=True)
     everywhere = dict(assigned.values_list("pk", "agent_id"))
-    if not everywhere:
+    under_way = deployment.status == S.DEPLOYING.value
+    if not everywhere and not under_way:
         raise Conflict("None of its agents is there any more.", code="nothing_to_roll_back")
     busy = holders(deployment.environment, aside=deployment.pk)
     clash = next((busy[agent_id] for agent_id in everywhere.values() if agent_id in busy), None)
@@ -69,7 +71,7 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
             extra={"deployment_id": str(clash)},
         )
     covered: list[Target] = list(latest_targets(deployment))
-    if not covered:
+    if not covered and not under_way:
         raise Conflict("Newer deployments took over all of its targets.", code="superseded")
     now = clock.now()
     untouched = [t.pk for t in covered if t.handed_out_at is None and t.status in NEVER_FETCHED]

@@ -1,0 +1,176 @@
+"""Going from phase to phase: who is assigned when, which bake begins and ends, and what is put on record of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db.models import BooleanField, Case, Count, Value, When
+
+from apps.agents import selectors as agent_reads
+from apps.agents import services as agents
+from apps.approvals.models import Approval, ApprovalStatus
+from apps.deployments.models import Confirmation, Deployment, PhaseMark, Target, TargetStatus
+from apps.deployments.rollout import Step, Tally, next_step
+from apps.deployments.services.moves import record_phase
+
+T = TargetStatus
+
+UNHEALTHY = "unhealthy"
+SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    phase: int
+    mark: PhaseMark
+    detail: str
+    at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a rollout got by itself: what is to be put on record, where it stopped, and its targets by status."""
+
+    notes: Sequence[_Note]
+    step: Step
+    counts: Counter[str]
+    why: str = "failures_exceeded"
+
+
+def tally_of(deployment: Deployment) -> list[Tally]:
+    """The deployment's targets, those that are alike counted together by the database."""
+    settled = Case(When(settled_at__isnull=False, then=Value(True)), default=Value(False), output_field=BooleanField())
+    rows = (
+        Target.objects.filter(deployment=deployment)
+        .annotate(is_settled=settled)
+        .values_list("phase", "status", "is_settled")
+        .annotate(number=Count("pk"))
+    )
+    return [Tally(phase, status, bool(is_settled), number) for phase, status, is_settled, number in rows]
+
+
+def carry_on(deployment: Deployment, *, now: dt.datetime) -> Progress:
+    """Take a deployment that is (or is about to be) `deploying` as far as it goes by itself: begin phases and bakes.
+
+    In the caller's transaction, the environment locked. Writes targets, agents and the deployment's phase; the caller
+    then makes the move that `step` asks for (FAIL, ACTIVATE; WAIT: none) and calls `record`, so that what is audited is
+    written last. Asked again at the same moment it does nothing more.
+    """
+    notes: list[_Note] = []
+    while True:
+        unheard = _end_of_bake(deployment, now)
+        rows = tally_of(deployment)
+        step = next_step(
+            deployment.phases,
+            deployment.phase,
+            deployment.bake_ends_at,
+            rows,
+            max_failures=deployment.max_failures,
+            now=now,
+            unheard=unheard,
+        )
+        present = deployment.phase
+        if present is not None and step is Step.ADVANCE and not _still_approved(deployment):
+            return Progress(notes, Step.FAIL, _counts(rows), why="approval_revoked")
+        if step is Step.BAKE and present is not None:
+            notes.append(_bake(deployment, present, now))
+            continue
+        if present is not None and step in (Step.ADVANCE, Step.ACTIVATE):
+            notes.append(_Note(present, PhaseMark.PASSED, _summary(rows, present), now))
+        if step is not Step.ADVANCE:
+            return Progress(notes, step, _counts(rows))
+        notes.append(_begin(deployment, 0 if present is None else present + 1, now))
+
+
+def record(deployment: Deployment, progress: Progress) -> None:
+    """Put the phases that began, baked or passed on record; one that is not phased has none to tell of."""
+    if deployment.phased:
+        for note in progress.notes:
+            record_phase(deployment, note.phase, note.mark, at=note.at, detail=note.detail)
+
+
+def _still_approved(deployment: Deployment) -> bool:
+    """Whoever takes an approval back takes its deployment back in the same transaction; this is the second lock."""
+    return Approval.objects.filter(pk=deployment.approval_id, status=ApprovalStatus.APPROVED).exists()
+
+
+def _counts(rows: Sequence[Tally]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts[row.status] += row.number
+    return counts
+
+
+def _summary(rows: Sequence[Tally], phase: int) -> str:
+    counts = _counts([row for row in rows if row.phase == phase])
+    return ", ".join(f"{counts[status.value]} {status.value}" for status in T if counts[status.value]) or "no targets"
+
+
+def _begin(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
+    """Assign the targets of `phase` that are still there, noting what each had confirmed until now."""
+    targets: list[Target] = list(Target.objects.filter(deployment=deployment, phase=phase, status=T.PENDING))
+    agent_ids = [target.agent_id for target in targets]
+    known = {c.agent_id: c for c in Confirmation.objects.filter(agent_id__in=agent_ids)}
+    for target in targets:
+        confirmed = known.get(target.agent_id)
+        target.status = T.ASSIGNED.value
+        target.sequence = deployment.sequence
+        target.phase_started_at = now
+        target.updated_at = now
+        target.previous_deployment_id = confirmed.deployment_id if confirmed else None
+        target.previous_bundle_sha256 = confirmed.bundle_sha256 if confirmed else ""
+    Target.objects.bulk_update(
+        targets,
+        ["status", "sequence", "phase_started_at", "updated_at", "previous_deployment_id", "previous_bundle_sha256"],
+        batch_size=100,
+    )
+    if deployment.sequence is not None:
+        agents.note_assigned(agent_ids, deployment.sequence)
+    agents.announce(agent_ids)
+    _set(deployment, phase=phase, phase_started_at=now, bake_started_at=None, bake_ends_at=None, updated_at=now)
+    return _Note(phase, PhaseMark.STARTED, f"{len(targets)} assigned", now)
+
+
+def _bake(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
+    bake = deployment.phases[phase].bake
+    _set(deployment, bake_started_at=now, bake_ends_at=now + bake, updated_at=now)
+    return _Note(phase, PhaseMark.BAKING, f"until {now + bake:%Y-%m-%d %H:%M:%S} UTC", now)
+
+
+def _set(deployment: Deployment, **columns: object) -> None:
+    Deployment.objects.filter(pk=deployment.pk).update(**columns)
+    for name, value in columns.items():
+        setattr(deployment, name, value)
+
+
+def _end_of_bake(deployment: Deployment, now: dt.datetime) -> int:
+    """At the end of a bake: fail the targets whose agent's last word is that it is not well, and count the silent ones.
+
+    An activated target whose agent fell silent holds the phase; after `timeout_seconds` more it has failed, too.
+    """
+    ends = deployment.bake_ends_at
+    if ends is None or now < ends:
+        return 0
+    activated = Target.objects.filter(deployment=deployment, status=T.ACTIVATED)
+    agent_ids = list(activated.values_list("agent_id", flat=True))
+    unwell = agent_reads.unwell(agent_ids, deployment.pk)
+    silent = [a for a in agent_reads.gone_silent(agent_ids, now) if a not in unwell]
+    for target in activated.filter(agent_id__in=list(unwell)):
+        fail_activated(target, UNHEALTHY, unwell[target.agent_id], now)
+    if now < ends + dt.timedelta(seconds=deployment.timeout_seconds):
+        return len(silent)
+    for target in activated.filter(agent_id__in=silent):
+        fail_activated(target, SILENT, "no sign of life at the end of the bake", now)
+    return 0
+
+
+def fail_activated(target: Target, code: str, detail: str, now: dt.datetime) -> None:
+    """An activated target did not stay well: it has failed, and its agent goes back by its directive."""
+    report = {**target.report, "status": T.FAILED.value, "reason": f"{code}: {detail}" if detail else code}
+    Target.objects.filter(pk=target.pk, status=T.ACTIVATED).update(
+        status=T.FAILED, settled_at=now, updated_at=now, report=report
+    )
+    agents.announce([target.agent_id])
