@@ -8,7 +8,7 @@ remembered only once it was carried out or refused for good: ended by force befo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from apps.runtime import trust
@@ -21,10 +21,11 @@ from apps.runtime.agent.runner import Runner
 from apps.runtime.agent.state import State
 from apps.runtime.bundle import MAX_BUNDLE_BYTES, VerifiedBundle, read_bundle, verify_bundle
 from apps.runtime.faults import fault_point
-from apps.runtime.trust import Directive, TrustError
+from apps.runtime.trust import Directive, KeySet, TrustedKey, TrustError
 
 MAX_REASON_BYTES = 4000
 _CLOCK_CODES = ("directive_expired", "directive_not_yet_valid")
+_KEY_CODES = ("key_revoked", "directive_by_retired_key")
 
 
 class Follower:
@@ -52,6 +53,7 @@ class Follower:
         active = int((runner.active or {}).get("sequence") or 0)
         self.highest = max(int(memory.get("highest_sequence", 0)), active)
         self._told: str | None = None
+        self._doubted: str | None = None
         self.busy = False
 
     def forget_last(self) -> None:
@@ -104,6 +106,11 @@ class Follower:
 
     def _disbelieve(self, error: TrustError, plain: object) -> float:
         told = f"{error.code} {plain!r}"
+        if error.code in _KEY_CODES and told != self._doubted:
+            # signed just before the key was taken out of use, and on its way since: asked again, it comes by the new key
+            self._doubted = told
+            self._say(f"directive refused for now: {error}")
+            return 2.0
         if told != self._told:
             self._told = told
             reason = f"{error.code}: {error.message}"
@@ -199,11 +206,20 @@ class Follower:
             raise TrustError("fetch_refused", str(error)) from error
         return bytes(answer.body)
 
-    def verified(self, archive: bytes, sha256: str, directive: Directive | None = None) -> VerifiedBundle:
+    def verified(self, archive: bytes, sha256: str, directive: Directive) -> VerifiedBundle:
         """The bundle in `archive`, everything about it checked. Raises TrustError."""
+        return self._checked(archive, sha256, self.keyring.keys, directive)
+
+    def verified_again(self, archive: bytes, sha256: str) -> VerifiedBundle:
+        """As `verified`, for what this host activated once and no directive has to name (`Keyring.keys_of_what_ran`)."""
+        return self._checked(archive, sha256, self.keyring.keys_of_what_ran(), None)
+
+    def _checked(
+        self, archive: bytes, sha256: str, keys: KeySet | Mapping[str, TrustedKey], directive: Directive | None
+    ) -> VerifiedBundle:
         return verify_bundle(
             read_bundle(archive),
-            keys=self.keyring.keys,
+            keys=keys,
             expected_sha256=sha256,
             environment_id=self.me.environment_id,
             posture=self.me.posture,

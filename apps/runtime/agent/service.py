@@ -13,7 +13,7 @@ from apps.runtime.agent import VERSION
 from apps.runtime.agent.client import Client, Refused, Unreachable
 from apps.runtime.agent.enroll import Identity, save_identity
 from apps.runtime.agent.journal import Journal
-from apps.runtime.agent.keyring import Keyring
+from apps.runtime.agent.keyring import MAX_KEY_SETS_BYTES, Keyring
 from apps.runtime.agent.limits import Limits
 from apps.runtime.agent.obey import Follower
 from apps.runtime.agent.outbox import Outbox
@@ -69,7 +69,7 @@ class Agent:
     def run(self) -> None:
         """Start what was active, then follow the control plane until `stop`."""
         self.say(f"agent {self.me.agent_id} {VERSION} starts")
-        if not self.runner.resume(self.follower.verified):
+        if not self.runner.resume(self.follower.verified_again):
             self.follower.forget_last()
         for name, work in (("heartbeat", self._heartbeats), ("tend", self._tend)):
             threading.Thread(target=work, name=name, daemon=True).start()
@@ -136,7 +136,7 @@ class Agent:
         self.call("POST", f"/deployments/{to}/status", body=body)
 
     def _fetch_keys(self, version: int) -> Any:
-        return self.call("GET", f"/signing-keys?after={version}").json()
+        return self.call("GET", f"/signing-keys?after={version}", max_bytes=MAX_KEY_SETS_BYTES).json()
 
     def _heartbeats(self) -> None:
         while not self.stopping.is_set():
@@ -181,9 +181,8 @@ class Agent:
     def _poll(self) -> float:
         """One waiting poll; how long to pause before the next."""
         self.outbox.flush()
-        answer = self.call(
-            "GET", f"/deployment?wait={POLL_SECONDS}&after={self.follower.last_seq}", timeout=POLL_SECONDS + 15.0
-        )
+        known = f"key_set_version={self.keyring.announced}&after={self.follower.last_seq}"
+        answer = self.call("GET", f"/deployment?wait={POLL_SECONDS}&{known}", timeout=POLL_SECONDS + 15.0)
         self.unauthorized = False
         if answer.status == 204:
             pause = answer.headers.get("retry-after", "")

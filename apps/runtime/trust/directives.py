@@ -9,7 +9,7 @@ from typing import Any
 
 import rfc8785
 
-from apps.runtime.trust.envelopes import field, load_canonical, open_envelope, sign_envelope
+from apps.runtime.trust.envelopes import field, load_canonical, opened, sign_envelope
 from apps.runtime.trust.keys import KeySet, Signer, TrustedKey, TrustError
 
 PAYLOAD_DIRECTIVE = "application/vnd.byteor.directive.v1+json"
@@ -87,11 +87,15 @@ def verify_directive(
 ) -> Directive:
     """The directive in `envelope`, if this agent may obey it now.
 
-    Raises what `open_envelope` raises, then `bad_directive`, `directive_wrong_environment`, `directive_wrong_agent`,
+    Raises what `open_envelope` raises, then `bad_directive`, `directive_by_retired_key` (issued after the key was retired, by more
+    than the clock skew: a retired key verifies what it signed before), `directive_wrong_environment`, `directive_wrong_agent`,
     `directive_expired`, `directive_not_yet_valid` (beyond 5 minutes of clock skew), `directive_too_long_lived`,
     `directive_replayed` (a lower `directive_seq`, or the same one with other content).
     """
-    directive = _parse_directive(open_envelope(envelope, PAYLOAD_DIRECTIVE, keys))
+    payload, signers = opened(envelope, PAYLOAD_DIRECTIVE, keys)
+    directive = _parse_directive(payload)
+    if all(key.status == "retired" and directive.issued_at > (key.not_after or 0) + CLOCK_SKEW_MS for key in signers):
+        raise TrustError("directive_by_retired_key", "the directive was issued after its key was retired")
     if directive.environment_id != environment_id:
         raise TrustError("directive_wrong_environment", "the directive is for another environment")
     if directive.agent_id != agent_id:

@@ -64,12 +64,10 @@ def envelope_payload(envelope: object, payload_type: str) -> tuple[bytes, list[t
     return payload, pairs
 
 
-def open_envelope(envelope: object, payload_type: str, keys: KeySet | Mapping[str, TrustedKey]) -> bytes:
-    """The payload of an envelope that at least one trusted, unrevoked key signed.
-
-    Raises `bad_envelope` on a wrong shape or type, `unknown_key` when no signature names a trusted key, `key_revoked` when only
-    revoked ones do, `bad_signature` when it does not verify.
-    """
+def opened(
+    envelope: object, payload_type: str, keys: KeySet | Mapping[str, TrustedKey]
+) -> tuple[bytes, tuple[TrustedKey, ...]]:
+    """The payload of an envelope, and the trusted, unrevoked keys that signed it: at least one. Raises as `open_envelope`."""
     payload, pairs = envelope_payload(envelope, payload_type)
     trusted = keys.by_kid() if isinstance(keys, KeySet) else keys
     known = [(trusted[kid], sig) for kid, sig in pairs if kid in trusted]
@@ -79,9 +77,19 @@ def open_envelope(envelope: object, payload_type: str, keys: KeySet | Mapping[st
     if not usable:
         raise TrustError("key_revoked", "the signing key was revoked")
     data = pae(payload_type, payload)
-    if not any(verifies(key, sig, data) for key, sig in usable):
+    signers = tuple(key for key, sig in usable if verifies(key, sig, data))
+    if not signers:
         raise TrustError("bad_signature", "the signature does not verify")
-    return payload
+    return payload, signers
+
+
+def open_envelope(envelope: object, payload_type: str, keys: KeySet | Mapping[str, TrustedKey]) -> bytes:
+    """The payload of an envelope that at least one trusted, unrevoked key signed.
+
+    Raises `bad_envelope` on a wrong shape or type, `unknown_key` when no signature names a trusted key, `key_revoked` when only
+    revoked ones do, `bad_signature` when it does not verify.
+    """
+    return opened(envelope, payload_type, keys)[0]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def parse_keyset(payload: bytes) -> KeySet:
             raise TrustError(code, "a key's algorithm, length or kid is wrong")
         if item.get("status") not in ("active", "retired", "revoked"):
             raise TrustError(code, "a key's status is unknown")
+        for name in ("not_before", "not_after"):
+            field(item, name, (int, type(None)), code)
         keys.append(TrustedKey(item["kid"], public, item["status"], item.get("not_before"), item.get("not_after")))
     if not keys or len({key.kid for key in keys}) != len(keys) or len(keys) > MAX_KEYS:
         raise TrustError(code, f"a key set names 1 to {MAX_KEYS} different keys")
