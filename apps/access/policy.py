@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 from apps.access.principals import Principal
 from apps.access.roles import GRANTS, Permission, Role
@@ -35,7 +36,7 @@ class Denied:
 
 Decision = Allowed | Denied
 
-_VIEW_OF_LEVEL = {
+VIEW_OF_LEVEL = {
     "organization": Permission.VIEW_ORG,
     "project": Permission.VIEW_PROJECT,
     "environment": Permission.VIEW_ENVIRONMENT,
@@ -67,7 +68,7 @@ def can(principal: Principal, permission: Permission, scope: Scope) -> Decision:
     if role is None:
         return Denied("no role on the project")
     grants = GRANTS[role]
-    visible = _VIEW_OF_LEVEL[scope.level] in grants
+    visible = VIEW_OF_LEVEL[scope.level] in grants
     if permission in grants:
         return Allowed(role)
     return Denied(f"{role} lacks {permission}", visible=visible)
@@ -79,16 +80,21 @@ def require(principal: Principal, permission: Permission, scope: Scope) -> Allow
     Call it outside a transaction that will be rolled back: the denial's row must stay.
     """
     decision = can(principal, permission, scope)
-    if isinstance(decision, Allowed):
-        return decision
+    if isinstance(decision, Denied):
+        refuse(principal, permission, scope, decision)
+    return decision
+
+
+def refuse(principal: Principal, permission: Permission, scope: Scope, denied: Denied) -> NoReturn:
+    """Put on record that `can` said no, and raise what `require` raises."""
     audit.record_denial(
-        organization_id=scope.organization_id if decision.visible else None,
+        organization_id=scope.organization_id if denied.visible else None,
         action=f"access.{permission}",
         actor=principal.ref,
         target=f"{scope.level}:{scope.node.pk}",
-        reason=decision.reason,
+        reason=denied.reason,
         scope=scope.as_dict(),
     )
-    if decision.visible:
+    if denied.visible:
         raise Forbidden(f"This needs the permission {permission}.")
     raise NotFound()

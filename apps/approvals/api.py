@@ -92,6 +92,7 @@ class ApprovalsView(ScopedView):
 
 
 class _OneApproval(ScopedView):
+    finds = get_approval
     permissions: ClassVar[Mapping[str, Permission]] = {
         "GET": Permission.VIEW_ENVIRONMENT,
         # who may decide is the service's to say, so that each refusal has its own code

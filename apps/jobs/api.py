@@ -17,6 +17,7 @@ from apps.core.errors import NotFound
 from apps.jobs.models import Job, JobStatus
 from apps.jobs.registry import handler_types
 from apps.jobs.services import retry_dead_letter
+from apps.tenancy.scope import Scope
 
 
 def job_document(job: Job) -> dict[str, object]:
@@ -69,18 +70,21 @@ class JobsView(ScopedView):
         return _page(request, Job.objects.filter(environment=self.environment))
 
 
+def job_of(scope: Scope, job_id: uuid.UUID) -> Job:
+    """The job of the environment. NotFound when it has none like it."""
+    row: Job | None = Job.objects.filter(pk=job_id, environment=scope.here).first()
+    if row is None:
+        raise NotFound()
+    return row
+
+
 class JobView(ScopedView):
     """One job."""
 
-    def job(self, job_id: uuid.UUID) -> Job:
-        """The job of the path. NotFound when the environment has none like it."""
-        row: Job | None = Job.objects.filter(pk=job_id, environment=self.environment).first()
-        if row is None:
-            raise NotFound()
-        return row
+    finds = job_of
 
     def get(self, request: Request, job_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        return Response(job_document(self.job(job_id)))
+        return Response(job_document(job_of(self.scope, job_id)))
 
 
 class JobRetryView(JobView):
@@ -93,6 +97,6 @@ class JobRetryView(JobView):
     http_method_names = ["post", "options"]
 
     def post(self, request: Request, job_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        job = self.job(job_id)
+        job = job_of(self.scope, job_id)
         self.read(EmptyInput)
         return Response(job_document(retry_dead_letter(actor=self.principal, job=job)))

@@ -143,6 +143,8 @@ class DraftsView(ScopedView):
 class DraftView(ScopedView):
     """One draft. Changing it needs If-Match with the ETag that was read: nobody's edit is lost."""
 
+    finds = selectors.get_draft
+
     def get(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
         draft = selectors.get_draft(self.scope, draft_id)
         return tagged(request, draft_body(draft), draft_tag(draft))
@@ -193,6 +195,7 @@ class DraftView(ScopedView):
 class PreviewView(ScopedView):
     """What the draft would become: compiled now, nothing stored."""
 
+    finds = selectors.get_draft
     permissions: ClassVar[Mapping[str, Permission]] = {**READ, **WRITE}
 
     def post(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
@@ -211,6 +214,7 @@ class PreviewView(ScopedView):
 class PromoteView(ScopedView):
     """Freezes the draft's text: 201 with a new version, 200 with the one that has the same hash."""
 
+    finds = selectors.get_draft
     permissions: ClassVar[Mapping[str, Permission]] = {**READ, **WRITE}
 
     def post(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
@@ -288,6 +292,7 @@ class VersionDiffView(ScopedView):
 class VersionCopyView(ScopedView):
     """Copies a version to a sibling environment: 201, or 200 when it is there already."""
 
+    finds = selectors.get_version
     permissions: ClassVar[Mapping[str, Permission]] = {**READ, **WRITE}
 
     def post(self, request: Request, version_id: uuid.UUID, **_path: uuid.UUID) -> Response:

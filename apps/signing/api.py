@@ -12,9 +12,11 @@ from rest_framework.response import Response
 from apps.access.api import ScopedView
 from apps.access.roles import Permission
 from apps.core.api import StrictSerializer, Text, keyset_page, status_filter
+from apps.core.errors import NotFound
 from apps.signing.models import KeyStatus, SigningKey
 from apps.signing.services import key_document, retire, revoke, rotate
 from apps.signing.services.lifecycle import REASON_LENGTH
+from apps.tenancy.scope import Scope
 
 
 class ReasonIn(StrictSerializer):
@@ -43,9 +45,18 @@ class SigningKeysView(ScopedView):
         return Response(key_document(made), status=201)
 
 
+def get_key(scope: Scope, kid: str) -> SigningKey:
+    """The organization's key. NotFound when it has none like it."""
+    key: SigningKey | None = SigningKey.objects.filter(organization=scope.organization, kid=kid).first()
+    if key is None:
+        raise NotFound()
+    return key
+
+
 class _ActView(ScopedView):
     """What is done with one key."""
 
+    finds = get_key
     level: ClassVar[str] = "organization"
     permissions: ClassVar[Mapping[str, Permission]] = {
         "GET": Permission.GLANCE_ORG,

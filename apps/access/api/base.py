@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import structlog
@@ -22,6 +22,9 @@ from apps.core.serializers import StrictSerializer, validated
 from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import resolve
+
+LEVELS = ("organization", "project", "environment")
+PARENTS = ("org_id", "project_id", "environment_id")
 
 
 class PersonView(APIView):
@@ -51,8 +54,9 @@ class PersonView(APIView):
 class ScopedView(PersonView):
     """A view below an organization, project or environment of the path.
 
-    `level` says which; `permissions` maps each method to what it needs there. Sets `self.scope`. An id that is unknown, not
-    under the path's parents, or may not be seen: 404. Seen but not allowed: 403, on record.
+    `level` says which; `permissions` maps each method to what it needs there; `finds` looks up what the path names below
+    that level. Sets `self.scope`. An id that is unknown, not under the path's parents, or may not be seen: 404, also for
+    somebody who could not do it anyway. Seen but not allowed: 403, on record.
     """
 
     level: ClassVar[str] = "environment"
@@ -63,20 +67,26 @@ class ScopedView(PersonView):
         "PATCH": Permission.OPERATE_ENVIRONMENT,
         "DELETE": Permission.OPERATE_ENVIRONMENT,
     }
+    finds: ClassVar[Callable[[Scope, Any], object] | None] = None
+    """`finds(scope, id)` raises NotFound when the scope has nothing of that id. Whoever changes what the path names has one."""
     scope: Scope
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        depth = ("organization", "project", "environment").index(self.level)
-        ids: list[uuid.UUID] = [kwargs[name] for name in ("org_id", "project_id", "environment_id")[: depth + 1]]
+        depth = LEVELS.index(self.level)
+        ids: list[uuid.UUID] = [kwargs[name] for name in PARENTS[: depth + 1]]
         self.scope = resolve(*ids)
         structlog.contextvars.bind_contextvars(**self.scope.as_dict())
         method = "GET" if request.method in ("HEAD", "OPTIONS") else str(request.method)
-        permission = self.permissions.get(method)
-        if permission is None:
-            policy.require(self.principal, self.permissions["GET"], self.scope)
-            return
-        policy.require(self.principal, permission, self.scope)
+        # what is no method here is 405, to those who may look
+        permission = self.permissions.get(method) or self.permissions.get("GET", policy.VIEW_OF_LEVEL[self.level])
+        decision = policy.can(self.principal, permission, self.scope)
+        if isinstance(decision, policy.Denied):
+            finds = type(self).finds
+            named = [value for name, value in kwargs.items() if name not in PARENTS]
+            if decision.visible and finds is not None and named:
+                finds(self.scope, named[0])
+            policy.refuse(self.principal, permission, self.scope, decision)
 
     @property
     def environment(self) -> Environment:

@@ -26,6 +26,7 @@ from apps.core.api import (
     text_filter,
 )
 from apps.core.errors import NotFound
+from apps.tenancy.scope import Scope
 
 
 class InvitationInput(StrictSerializer):
@@ -65,19 +66,23 @@ class _Members(ScopedView):
         return Response({**member_document(made.membership), "invitation_url": link}, status=201)
 
 
+def member_of(scope: Scope, member_id: uuid.UUID) -> Membership:
+    """The member of the organization or project. NotFound when it has none like it."""
+    row = members_of(scope).filter(pk=member_id).first()
+    if row is None:
+        raise NotFound()
+    return row
+
+
 class _Member(ScopedView):
-    def _row(self, member_id: uuid.UUID) -> Membership:
-        row = members_of(self.scope).filter(pk=member_id).first()
-        if row is None:
-            raise NotFound()
-        return row
+    finds = member_of
 
     def get(self, request: Request, member_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        row = self._row(member_id)
+        row = member_of(self.scope, member_id)
         return tagged(request, member_document(row), str(row.rev))
 
     def put(self, request: Request, member_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        row = self._row(member_id)
+        row = member_of(self.scope, member_id)
         body = self.read(RoleInput)
         check_if_match(request, row.rev)
         expected = row.rev if "If-Match" in request.headers else None
@@ -87,7 +92,7 @@ class _Member(ScopedView):
         return tagged(request, member_document(changed), str(changed.rev))
 
     def delete(self, request: Request, member_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        row = self._row(member_id)
+        row = member_of(self.scope, member_id)
         check_if_match(request, row.rev)
         remove_member(actor=self.principal, scope=self.scope, member_id=member_id)
         return no_content()

@@ -132,6 +132,7 @@ class EnrollmentTokensView(ScopedView):
 class EnrollmentTokenView(ScopedView):
     """One enrollment token."""
 
+    finds = selectors.get_enrollment_token
     permissions: ClassVar[Mapping[str, Permission]] = {
         "GET": Permission.VIEW_ENVIRONMENT,
         "DELETE": Permission.OPERATE_ENVIRONMENT,
@@ -218,6 +219,7 @@ class AgentsView(ScopedView):
 class AgentDetailView(ScopedView):
     """One agent."""
 
+    finds = selectors.get_agent
     permissions: ClassVar[Mapping[str, Permission]] = {
         "GET": Permission.VIEW_ENVIRONMENT,
         "PATCH": Permission.OPERATE_ENVIRONMENT,
@@ -259,6 +261,7 @@ class AgentDetailView(ScopedView):
 class RevokeKeyView(ScopedView):
     """End an agent's keys."""
 
+    finds = selectors.get_agent
     permissions: ClassVar[Mapping[str, Permission]] = {"POST": Permission.OPERATE_ENVIRONMENT}
 
     def post(self, request: Request, agent_id: uuid.UUID, **_path: uuid.UUID) -> Response:

@@ -36,6 +36,7 @@ class BundlesView(ScopedView):
 class BundleDetailView(ScopedView):
     """One config bundle: never changed, deleted only while no deployment used it."""
 
+    finds = selectors.get_bundle
     level = "environment"
     permissions = {"GET": Permission.VIEW_ENVIRONMENT, "DELETE": Permission.OPERATE_ENVIRONMENT}
 

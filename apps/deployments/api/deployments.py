@@ -114,6 +114,7 @@ class EventsView(ScopedView):
 class RollbackView(ScopedView):
     """Take it back."""
 
+    finds = selectors.get_deployment
     level = "environment"
     permissions = {"POST": Permission.OPERATE_ENVIRONMENT}
 
@@ -132,6 +133,7 @@ class RollbackView(ScopedView):
 class CancelView(ScopedView):
     """Call it off."""
 
+    finds = selectors.get_deployment
     level = "environment"
     permissions = {"POST": Permission.OPERATE_ENVIRONMENT}
 
