@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: up test lint bench requirements clean
+.PHONY: up test faults lint bench requirements clean
 
 $(VENV)/.production: requirements.txt
 	@test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -22,6 +22,10 @@ up: $(VENV)/.production
 # Everything once on SQLite; what touches the database's own ways again on PostgreSQL; browser and fault tests once.
 test: $(VENV)/.development
 	@$(BIN)/python -m tests.run
+
+# Every fault point on both databases; `make test` has each on one of them.
+faults: $(VENV)/.development
+	@BYTEOR_FAULTS_EVERY=1 $(BIN)/python -m tests.run faults
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

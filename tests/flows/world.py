@@ -135,7 +135,9 @@ class World:
         return home
 
 
-def _fresh_database(given: str) -> Iterator[str]:
+@contextlib.contextmanager
+def fresh_database(given: str) -> Iterator[str]:
+    """The URL of a database of its own beside the `given` one."""
     name = f"byteor_flow_{secrets.token_hex(6)}"
     with psycopg.connect(given, autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name}")
@@ -159,7 +161,7 @@ def running(home: Path, *arguments: str) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         given = os.environ.get("BYTEOR_CLOUD_DATABASE_URL", "")
         if given.startswith("postgres"):
-            fresh = stack.enter_context(contextlib.contextmanager(_fresh_database)(given))
+            fresh = stack.enter_context(fresh_database(given))
             environment["BYTEOR_CLOUD_DATABASE_URL"] = fresh
             environment["BYTEOR_CLOUD_REDIS_URL"] = os.environ.get("BYTEOR_CLOUD_REDIS_URL", "")
         log = (home / "up.log").open("wb")

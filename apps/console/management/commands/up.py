@@ -26,6 +26,21 @@ STOP_SECONDS = 9.0
 START_SECONDS = 60.0
 
 
+def web_command(host: str, port: int) -> list[str]:
+    """Arguments for Python that run the web server on `host:port`: one process, which is replaced when it dies."""
+    options = {
+        "--interface": "wsgi",
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+        "--blocking-threads": str(settings.BYTEOR_WEB_THREADS),
+        "--log-level": "warning",
+        "--workers-kill-timeout": "3",
+    }
+    flat = [part for pair in options.items() for part in pair]
+    return ["-m", "granian", *flat, "--no-ws", "--respawn-failed-workers", "byteor.wsgi:application"]
+
+
 class Command(BaseCommand):
     """Migrates, starts web and worker, prints where to go, and ends all of it on SIGINT or SIGTERM."""
 
@@ -82,28 +97,7 @@ class Command(BaseCommand):
         fleet = demonstration.Fleet(world) if world else None
         try:
             if settings.BYTEOR_MODE in ("combined", "api"):
-                children.append(
-                    self._start(
-                        "-m",
-                        "granian",
-                        "--interface",
-                        "wsgi",
-                        "--host",
-                        host,
-                        "--port",
-                        str(port),
-                        "--workers",
-                        "1",
-                        "--blocking-threads",
-                        str(settings.BYTEOR_WEB_THREADS),
-                        "--no-ws",
-                        "--log-level",
-                        "warning",
-                        "--workers-kill-timeout",
-                        "3",
-                        "byteor.wsgi:application",
-                    )  # fmt: skip
-                )
+                children.append(self._start(*web_command(host, port)))
             if settings.BYTEOR_MODE in ("combined", "worker"):
                 children.append(self._start(str(settings.BASE_DIR / "manage.py"), "run_worker"))
             if not self._wait_for_web(children, stopping):
