@@ -62,13 +62,13 @@ MIDDLEWARE = [
     "apps.core.middleware.HostRulesMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "csp.middleware.CSPMiddleware",
+    "apps.core.middleware.ContentPolicyMiddleware",
     "apps.limits.middleware.FailedAuthMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "apps.access.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "apps.access.middleware.AuthenticationMiddleware",
+    "apps.access.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 ROOT_URLCONF = "byteor.urls"

@@ -3,7 +3,8 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
-_API_ROOMS = ("access", "tenancy", "jobs", "signing", "approvals", "agents", "pipelines", "deployments")
+# agents first: their heartbeats are most of what is asked for
+_API_ROOMS = ("agents", "access", "tenancy", "jobs", "signing", "approvals", "pipelines", "deployments")
 _api: list[URLPattern | URLResolver] = [path("", include(f"apps.{room}.urls")) for room in _API_ROOMS]
 
 urlpatterns: list[URLPattern | URLResolver] = [

@@ -12,6 +12,8 @@ if os.environ.get("BYTEOR_DIE_WITH_PARENT"):
     die_with_parent()
 application = get_wsgi_application()
 
+from apps.agents.lane import open_lane  # noqa: E402  (needs the applications loaded)
 from apps.agents.shutdown import end_waits_at_shutdown  # noqa: E402  (needs the applications loaded)
 
 end_waits_at_shutdown()
+open_lane()

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import structlog
+from csp.constants import HEADER
+from csp.middleware import CSPMiddleware
+from csp.utils import build_policy
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -46,6 +49,25 @@ class RequestIdMiddleware:
             log.info("request", method=request.method, route=route, status=response.status_code, ms=spent)
         structlog.contextvars.clear_contextvars()
         response["X-Request-Id"] = request_id
+        return response
+
+
+class ContentPolicyMiddleware(CSPMiddleware):
+    """The content security policy of the settings, written once and not for every answer. A view that asks for one of its
+    own (the library's decorators, a nonce) still gets it."""
+
+    own: ClassVar[tuple[str, ...]] = ("_csp_config", "_csp_update", "_csp_replace", "_csp_exempt")
+
+    def __init__(self, get_response: GetResponse) -> None:
+        super().__init__(get_response)
+        self.policy: str = build_policy()
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        said = vars(response)
+        if getattr(request, "_csp_nonce", None) is not None or any(name in said for name in self.own):
+            return super().process_response(request, response)
+        if HEADER not in response:
+            response[HEADER] = self.policy
         return response
 
 

@@ -12,6 +12,8 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
+from apps.core.wake import CHANNEL, EVERYTHING
+
 
 def _quoted(values: Iterable[str]) -> str:
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
@@ -162,3 +164,57 @@ class LegalMoves(TriggerOperation):
 
     def describe(self) -> str:
         return f"Guard the moves of {self.table}.{self.column}"
+
+
+class Announce(TriggerOperation):
+    """On PostgreSQL a change of `table` wakes those who listen (`apps.core.wake`), whoever made it: also code of another
+    version, or a person at the database's prompt. SQLite needs none: there every commit wakes.
+
+    The channel is `prefix` and the row's `column`; everything when more than a hundred rows change in one statement.
+    `columns`: only when one of these changes; empty: also when rows are made.
+    """
+
+    MOST_NAMED = 100
+
+    def __init__(self, table: str, prefix: str, column: str, columns: Iterable[str] = ()) -> None:
+        self.table = table
+        self.prefix = prefix
+        self.column = column
+        self.columns = tuple(columns)
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        return (type(self).__name__, [self.table, self.prefix, self.column, self.columns], {})
+
+    def _of(self, event: str, tables: str, changed: str) -> list[str]:
+        name = f"{self.table}_announce_{event.lower()}"
+        return [
+            f'CREATE OR REPLACE FUNCTION "{name}"() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN '  # noqa: S608
+            f"IF (SELECT count(*) FROM (SELECT 1 FROM {changed} LIMIT {self.MOST_NAMED + 1}) AS few) "
+            f"> {self.MOST_NAMED} THEN PERFORM pg_notify('{CHANNEL}', '{EVERYTHING}'); "
+            f"ELSE PERFORM pg_notify('{CHANNEL}', '{self.prefix}' || named) "
+            f'FROM (SELECT DISTINCT c."{self.column}"::text AS named FROM {changed}) AS names; END IF; '
+            "RETURN NULL; END $body$",
+            f'CREATE TRIGGER "{name}" AFTER {event} ON "{self.table}" REFERENCING {tables} FOR EACH STATEMENT '
+            f'EXECUTE FUNCTION "{name}"()',
+        ]
+
+    def create(self, vendor: str) -> list[str]:
+        if vendor == "sqlite":
+            return []
+        differs = " OR ".join(f'c."{name}" IS DISTINCT FROM b."{name}"' for name in self.columns) or "true"
+        updated = f"after_rows AS c JOIN before_rows AS b ON b.id = c.id AND ({differs})"
+        made = [] if self.columns else self._of("INSERT", "NEW TABLE AS after_rows", "after_rows AS c")
+        return [
+            *made,
+            *self._of("UPDATE", "OLD TABLE AS before_rows NEW TABLE AS after_rows", updated),
+            *self._of("DELETE", "OLD TABLE AS before_rows", "before_rows AS c"),
+        ]
+
+    def drop(self, vendor: str) -> list[str]:
+        if vendor == "sqlite":
+            return []
+        events = ("update", "delete") if self.columns else ("insert", "update", "delete")
+        return [s for event in events for s in _drop(vendor, f"{self.table}_announce_{event}", self.table)]
+
+    def describe(self) -> str:
+        return f"Announce changes of {self.table}"

@@ -3,6 +3,9 @@
 PostgreSQL: `LISTEN`/`NOTIFY` on one channel. SQLite: `PRAGMA data_version`, which moves at every commit of another
 connection. One listener thread a process, started when somebody waits, made anew after a fork. While the listener can't reach
 the database, waiters look for themselves every half second.
+
+What a process remembers of the database can hang on this too: `subscribe` is told of every change, and `heard_within` says
+whether all that was committed up to so long ago has been told.
 """
 
 from __future__ import annotations
@@ -21,9 +24,13 @@ from django.db import connection
 log = structlog.get_logger(__name__)
 
 CHANNEL = "byteor"
+EVERYTHING = "*"
 SQLITE_LOOK_EVERY = 0.01
 FALLBACK_LOOK_EVERY = 0.5
 RECONNECT_AFTER = 0.5
+CONFIRM_EVERY = 0.3
+
+_subscribers: list[Callable[[str | None], None]] = []
 
 
 class _Listener:
@@ -36,6 +43,7 @@ class _Listener:
         self.everything = 0
         self.waiting = 0
         self.listening = threading.Event()
+        self.confirmed = float("-inf")
         self.stopped = False
         self.vendor = connection.vendor
         self.parameters: dict[str, Any] = (
@@ -54,6 +62,8 @@ class _Listener:
             return self.condition.wait_for(lambda: self.count(channel) != seen or _stopping.is_set(), seconds)
 
     def tell(self, channel: str | None) -> None:
+        for subscriber in _subscribers:
+            subscriber(channel)
         with self.condition:
             if channel is None:
                 self.everything += 1
@@ -69,6 +79,7 @@ class _Listener:
             except Exception as error:  # whatever the driver raises: the waiters look for themselves meanwhile
                 log.warning("wake listener lost the database", error=type(error).__name__)
             self.listening.clear()
+            self.confirmed = float("-inf")
             self.tell(None)
             time.sleep(RECONNECT_AFTER)
 
@@ -83,9 +94,17 @@ class _Listener:
             self.listening.set()
             self.tell(None)
             while not self.stopped:
-                for message in raw.notifies(timeout=1.0):
-                    self.tell(message.payload)
+                began = time.monotonic()
                 raw.execute("SELECT 1")
+                for message in raw.notifies(timeout=0):
+                    self._hear(message.payload)
+                # the server hands over what it has for us before it answers
+                self.confirmed = began
+                for message in raw.notifies(timeout=CONFIRM_EVERY):
+                    self._hear(message.payload)
+
+    def _hear(self, channel: str) -> None:
+        self.tell(None if channel == EVERYTHING else channel)
 
     def _hear_sqlite(self) -> None:
         raw = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, check_same_thread=False)
@@ -171,6 +190,22 @@ def wait(channel: str, timeout: float, *, ready: Callable[[], bool] | None = Non
     finally:
         with listener.condition:
             listener.waiting -= 1
+
+
+def subscribe(subscriber: Callable[[str | None], None]) -> None:
+    """Let `subscriber` be told of each channel that is notified, from any process; None: of anything at all. It is called in
+    the listener's thread and must be quick."""
+    if subscriber not in _subscribers:
+        _subscribers.append(subscriber)
+
+
+def heard_within(seconds: float) -> bool:
+    """Whether every notification committed up to `seconds` ago has been told to the subscribers. Never on SQLite, which
+    can't say so. Starts the listener of this process when there is none."""
+    listener = _listener
+    if listener is None or listener.pid != os.getpid() or listener.stopped:
+        listener = _here()
+    return time.monotonic() - listener.confirmed < seconds
 
 
 def stop_all() -> None:

@@ -11,11 +11,12 @@ from django.http import StreamingHttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.agents import lane
 from apps.agents.api.serializers import EmptyIn, HeartbeatIn, ReportIn
 from apps.agents.authentication import AgentView
 from apps.agents.registry import AgentReport, BundleDownload, Running, desired_source
 from apps.agents.services import Heartbeat, record_heartbeat, rotate_key
-from apps.agents.services.directives import NumberedDirective, number_directive, sign_directive
+from apps.agents.services.directives import NumberedDirective, answer_body, number_directive, sign_directive
 from apps.agents.waiting import await_directive, newer_keys, slots
 from apps.core.api import validated
 from apps.core.errors import BadRequest, FieldError
@@ -48,41 +49,58 @@ class _DirectiveView(AgentView):
 
     def answer(self, request: Request, numbered: NumberedDirective) -> Response:
         signed = sign_directive(self.agent, numbered)
-        url = None
-        if signed.bundle_deployment_id is not None:
-            # the caller's own prefix: /api/v1 or /v1
-            prefix = request.path.split("/agents/", 1)[0]
-            url = f"{prefix}/agents/{self.agent.pk}/deployments/{signed.bundle_deployment_id}/bundle"
-        return Response(
-            {
-                "desired": {"envelope": signed.envelope, "directive": signed.plain},
-                "url": url,
-                "heartbeat_seconds": settings.BYTEOR_HEARTBEAT_SECONDS,
-                "key_set_version": signing.key_set_version(self.agent.environment.project.organization_id),
-            },
-            headers={"Cache-Control": "no-store"},
-        )
+        version = signing.key_set_version(self.agent.environment.project.organization_id)
+        prefix = request.path.split("/agents/", 1)[0]
+        body = answer_body(self.agent.pk, signed, prefix=prefix, key_set_version=version)
+        return Response(body, headers={"Cache-Control": "no-store"})
 
 
 class HeartbeatView(_DirectiveView):
     """One round trip: what the host says, what it shall do."""
 
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.mark = lane.mark()
+        super().initial(request, *args, **kwargs)
+
     def post(self, request: Request, agent_id: uuid.UUID) -> Response:
         given = validated(HeartbeatIn, request.data)
         health = given["health"] or {}
-        record_heartbeat(
-            agent=self.agent,
-            heartbeat=Heartbeat(
-                status=given["status"],
-                version=given["version"],
-                running=Running(**given["running"]) if given["running"] else None,
-                key_set_version=given["key_set_version"],
-                healthy=health.get("ok"),
-                health_detail=health.get("detail", ""),
-                metrics=given["metrics"],
-            ),
+        heartbeat = Heartbeat(
+            status=given["status"],
+            version=given["version"],
+            running=Running(**given["running"]) if given["running"] else None,
+            key_set_version=given["key_set_version"],
+            healthy=health.get("ok"),
+            health_detail=health.get("detail", ""),
+            metrics=given["metrics"],
         )
-        return self.answer(request, number_directive(self.agent))
+        remembers = lane.is_open()
+        record_heartbeat(agent=self.agent, heartbeat=heartbeat, in_batch=remembers)
+        numbered = number_directive(self.agent)
+        if remembers and heartbeat.well:
+            lane.remember(self.key.sha256, self._standing(heartbeat, numbered))
+        return self.answer(request, numbered)
+
+    def _standing(self, heartbeat: Heartbeat, numbered: NumberedDirective) -> lane.Standing:
+        organization_id = self.agent.environment.project.organization_id
+        return lane.Standing(
+            mark=self.mark,
+            key_id=self.key.pk,
+            credential_id=self.key.public_id,
+            actor=str(self.principal.ref),
+            agent_id=self.agent.pk,
+            organization_id=organization_id,
+            environment_id=self.agent.environment_id,
+            expires_at=self.key.expires_at,
+            key_noted_at=self.key.last_used_at,
+            running=heartbeat.running,
+            health_detail=heartbeat.health_detail,
+            desired=numbered.desired,
+            seq=numbered.seq,
+            key_set_version=signing.key_set_version(organization_id),
+            signer=signing.active_signer(organization_id),
+            channels=lane.channels_of(self.agent.pk, organization_id, self.agent.environment_id),
+        )
 
 
 class DeploymentView(_DirectiveView):

@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
+from django.db import transaction
 from django.db.models import F, Value
 from django.db.models.functions import Greatest
 
+from apps.agents.lane import note_told
 from apps.agents.models import Agent
 from apps.agents.registry import Desired, desired_source
 from apps.core import clock, wake
@@ -58,40 +61,73 @@ def number_directive(agent: Agent) -> NumberedDirective:
         desired = desired_source().desired(agent)
         content = desired.content()
         if content == row["directive_content"]:
-            return NumberedDirective(desired, last)
+            return _told(agent, desired, last)
         seq = max(last + 1, clock.now_ms())
-        changed = Agent.objects.filter(pk=agent.pk, directive_seq=last).update(
-            directive_seq=seq, directive_content=content
-        )
+        with transaction.atomic():
+            changed = Agent.objects.filter(pk=agent.pk, directive_seq=last).update(
+                directive_seq=seq, directive_content=content
+            )
+            if changed:
+                # no process may go on with the one before
+                announce([agent.pk])
         if changed:
             fault_point("agents.directive.numbered")
-            return NumberedDirective(desired, seq)
+            return _told(agent, desired, seq)
 
 
-def sign_directive(agent: Agent, numbered: NumberedDirective) -> SignedDirective:
-    """The directive signed with the organization's active key, valid for ten minutes from now."""
-    desired = numbered.desired
+def _told(agent: Agent, desired: Desired, seq: int) -> NumberedDirective:
+    note_told(agent.pk, seq)
+    return NumberedDirective(desired, seq)
+
+
+def sign_for(
+    *, agent_id: uuid.UUID, environment_id: uuid.UUID, desired: Desired, seq: int, signer: trust.Signer
+) -> SignedDirective:
+    """The directive numbered `seq`, signed by `signer`, valid for ten minutes from now."""
     now = clock.now_ms()
     directive = trust.Directive(
-        environment_id=str(agent.environment_id),
-        agent_id=str(agent.pk),
+        environment_id=str(environment_id),
+        agent_id=str(agent_id),
         directive=desired.directive,
         deployment_id=str(desired.deployment_id) if desired.deployment_id else None,
         for_deployment_id=str(desired.for_deployment_id) if desired.for_deployment_id else None,
         bundle_sha256=desired.bundle_sha256,
         sequence=desired.sequence,
-        directive_seq=numbered.seq,
+        directive_seq=seq,
         issued_at=now,
         expires_at=now + DIRECTIVE_TTL_MS,
     )
-    signer = signing.active_signer(agent.environment.project.organization_id)
     runs = desired.directive in ("activate", "rollback")
     return SignedDirective(
         envelope=trust.sign_directive(directive, signer),
         plain=directive.as_dict(),
-        seq=numbered.seq,
+        seq=seq,
         bundle_deployment_id=desired.deployment_id if runs else None,
     )
+
+
+def sign_directive(agent: Agent, numbered: NumberedDirective) -> SignedDirective:
+    """The directive signed with the organization's active key, valid for ten minutes from now."""
+    return sign_for(
+        agent_id=agent.pk,
+        environment_id=agent.environment_id,
+        desired=numbered.desired,
+        seq=numbered.seq,
+        signer=signing.active_signer(agent.environment.project.organization_id),
+    )
+
+
+def answer_body(agent_id: uuid.UUID, signed: SignedDirective, *, prefix: str, key_set_version: int) -> dict[str, Any]:
+    """What a heartbeat or a poll is answered with. `prefix` is the caller's own: `/api/v1` or `/v1`."""
+    url = None
+    if signed.bundle_deployment_id is not None:
+        url = f"{prefix}/agents/{agent_id}/deployments/{signed.bundle_deployment_id}/bundle"
+    return {
+        "desired": {"envelope": signed.envelope, "directive": signed.plain},
+        "url": url,
+        "heartbeat_seconds": settings.BYTEOR_HEARTBEAT_SECONDS,
+        "key_set_version": key_set_version,
+    }
 
 
 def directive_for(agent: Agent) -> SignedDirective:

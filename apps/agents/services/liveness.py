@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from django.db import transaction
 from django.db.models import Case, F, Q, Value, When
 
+from apps.agents.lane import Claims, note_seen
 from apps.agents.models import Agent
 from apps.agents.registry import Running, desired_source
+from apps.agents.services.directives import announce
 from apps.core import clock
 
 UNHEALTHY_WORDS = frozenset({"unhealthy", "failed", "error"})
@@ -28,16 +32,45 @@ class Heartbeat:
     metrics: Mapping[str, object] = field(default_factory=dict)
 
     @property
+    def claims(self) -> Claims:
+        """What of it decides nothing."""
+        return Claims(self.status, self.version, self.key_set_version, json.dumps(dict(self.metrics)))
+
+    @property
     def well(self) -> bool:
         """Does the host say that what it runs is well?"""
         return self.healthy if self.healthy is not None else self.status.lower() not in UNHEALTHY_WORDS
 
 
-def record_heartbeat(*, agent: Agent, heartbeat: Heartbeat) -> None:
+def says_nothing_new(agent: Agent, heartbeat: Heartbeat) -> bool:
+    """Is all of a meaning in `heartbeat` what the row of `agent` holds already: seen before, well, running the same?"""
+    running = heartbeat.running
+    return (
+        agent.last_seen_at is not None
+        and agent.healthy
+        and heartbeat.well
+        and agent.health_detail == heartbeat.health_detail
+        and agent.running_deployment_id == (running.deployment_id if running else None)
+        and agent.running_bundle_sha256 == (running.bundle_sha256 if running else "")
+        and agent.running_sequence == (running.sequence if running else None)
+    )
+
+
+def record_heartbeat(*, agent: Agent, heartbeat: Heartbeat, in_batch: bool = False) -> None:
     """Note that `agent` lives and what it says, in one write, then let the room above see it.
 
-    Call it outside of a transaction: the room above locks the environment first, and the agent's row comes after it.
+    With `in_batch` the write is left to the lane's next flush when the heartbeat says nothing new. Call it outside of a
+    transaction: the room above locks the environment first, and the agent's row comes after it.
     """
+    if in_batch and says_nothing_new(agent, heartbeat):
+        note_seen(agent.pk, clock.now(), heartbeat.claims)
+    else:
+        _write(agent, heartbeat)
+    desired_source().heartbeat_seen(agent, heartbeat.well, heartbeat.running)
+
+
+@transaction.atomic
+def _write(agent: Agent, heartbeat: Heartbeat) -> None:
     running = heartbeat.running
     Agent.objects.filter(pk=agent.pk, revoked_at__isnull=True).update(
         last_seen_at=clock.now(),
@@ -51,7 +84,8 @@ def record_heartbeat(*, agent: Agent, heartbeat: Heartbeat) -> None:
         running_bundle_sha256=running.bundle_sha256 if running else "",
         running_sequence=running.sequence if running else None,
     )
-    desired_source().heartbeat_seen(agent, heartbeat.well, running)
+    # other processes must not take the next one for nothing new
+    announce([agent.pk])
 
 
 def set_running(
@@ -74,3 +108,4 @@ def set_running(
         running_bundle_sha256=(bundle_sha256 or "") if running else "",
         running_sequence=sequence if running else None,
     )
+    announce([agent.pk])

@@ -166,7 +166,9 @@ class Agent:
                 "health": {"ok": well, "detail": "; ".join(details)[:1000]},
                 "metrics": self._metrics(),
             }
-            answer = self.call("POST", "/heartbeat", body=body).json()
+            # so that no server which has not heard of it yet answers with an older one
+            seen = {"Directive-Seq": str(self.follower.last_seq)}
+            answer = self.call("POST", "/heartbeat", body=body, headers=seen).json()
             self.runner.told(why)
         self.unauthorized = False
         self._heartbeat_taken()
