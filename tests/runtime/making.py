@@ -22,6 +22,15 @@ SPEC = (
 )
 
 
+def acting(*ops: str) -> str:
+    """A spec whose stages do `ops`, one after the other."""
+    lines = ["spec.version=1", "pipeline.name=acting", "pipeline.target=SingleRing"]
+    for number, op in enumerate(ops):
+        lines += [f"single_ring.stages.{number}.id=s{number}", f"single_ring.stages.{number}.op={op}"]
+        lines += [f"single_ring.stages.{number}.depends_on.0={number - 1}"] if number else []
+    return "\n".join(lines) + "\n"
+
+
 def now_ms() -> int:
     return int(time.time() * 1000)
 
@@ -50,8 +59,10 @@ class Maker:
         envelope = trust.sign_envelope(payload, trust.PAYLOAD_KEYSET, [self.signer])
         return {"version": 1, "keys": [self.key.as_dict()], "envelopes": [envelope]}
 
-    def claims(self, config: dict[str, Any], deployment_id: str = DEPLOYMENT, **wrong: Any) -> trust.CredentialClaims:
-        compiled = compile_spec(SPEC)
+    def claims(
+        self, config: dict[str, Any], deployment_id: str = DEPLOYMENT, spec: str = SPEC, **wrong: Any
+    ) -> trust.CredentialClaims:
+        compiled = compile_spec(spec)
         at = now_ms()
         claims = trust.CredentialClaims(
             kid=self.signer.kid,
@@ -60,7 +71,7 @@ class Maker:
             environment_id=ENVIRONMENT,
             environment_posture="dev",
             spec_hash=str(compiled.spec_hash),
-            capabilities=(),
+            capabilities=tuple(compiled.capabilities),
             issued_at=at - 60_000,
             expires_at=at + 3_600_000,
             issued_by=("rita",),
@@ -78,19 +89,21 @@ class Maker:
         environment_id: str = ENVIRONMENT,
         deployment_id: str = DEPLOYMENT,
         built_at_ms: int | None = None,
+        spec: str = SPEC,
+        config: dict[str, Any] | None = None,
         **wrong: Any,
     ) -> BuiltBundle:
-        config = {
+        config = config or {
             "adapters": {
                 "ingress": {"type": "file", "path": "in.jsonl"},
                 "egress": {"type": "file", "path": "out.jsonl"},
             },
             "stages": {"redact": {"rules": list(rules or ("secret:drop",))}},
         }
-        compiled = compile_spec(SPEC)
+        compiled = compile_spec(spec)
         assert compiled.plan is not None
         assert compiled.canonical is not None
-        claims = self.claims(config, deployment_id, environment_id=environment_id, **wrong)
+        claims = self.claims(config, deployment_id, spec, environment_id=environment_id, **wrong)
         inputs = BundleInputs(
             spec_kv=compiled.canonical,
             plan=compiled.plan.as_dict(),

@@ -82,6 +82,8 @@ def _exchanged(connection: http.client.HTTPConnection, target: str, body: bytes,
             connection.sock.settimeout(patience)
         piece = response.read1(left)
         if not piece:
-            return response.status, not response.will_close
+            reusable = not response.will_close
+            response.close()  # or the connection takes no other request
+            return response.status, reusable
         left -= len(piece)
     return response.status, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,6 +21,7 @@ class ControlPlane:
         self.reports: list[dict[str, Any]] = []
         self.beats: list[dict[str, Any]] = []
         self.refuse_keys = False
+        self.clock_ahead = 0.0
         self.port = port
         self._server: ThreadingHTTPServer | None = None
 
@@ -46,6 +48,9 @@ class ControlPlane:
                 self.end_headers()
                 if status != 204:
                     self.wfile.write(data)
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(time.time() + plane.clock_ahead)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""

@@ -8,102 +8,16 @@ import json
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from apps.runtime.agent.build import build_pyz
 from tests.runtime.agent.fake_control_plane import ControlPlane
+from tests.runtime.agent.host import Host
+from tests.runtime.agent.waiting import until
 from tests.runtime.making import Maker, now_ms
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(60)]
-
-
-def until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.02)
-    return value
-
-
-class Host:
-    """A machine with the agent on it."""
-
-    def __init__(self, home: Path, plane: ControlPlane) -> None:
-        self.home, self.plane = home, plane
-        self.data = home / "data"
-        self.data.mkdir()
-        (self.data / "in.jsonl").touch()
-        self.program = home / "byteor-agent.pyz"
-        self.program.write_bytes(build_pyz())
-        self.process: subprocess.Popen[bytes] | None = None
-        self.fed = 0
-
-    def command(self, *extra: str) -> list[str]:
-        return [sys.executable, str(self.program), "run", "--state-dir", str(self.home / "state"),
-                "--data-dir", str(self.data), *extra]  # fmt: skip
-
-    def start(self) -> None:
-        url = ("--environment-url", self.plane.environment_url, "--enrollment-token", "byt_enr_test")
-        with (self.home / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(*url), stdout=log, stderr=log)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(timeout=10)
-            self.process = None
-
-    def feed(self) -> dict[str, Any]:
-        """One record in; what comes out of it."""
-        self.fed += 1
-        with (self.data / "in.jsonl").open("a") as out:
-            out.write(json.dumps({"n": self.fed, "secret": "s", "name": "ann"}) + "\n")
-
-        def emitted() -> dict[str, Any] | None:
-            path = self.data / "out.jsonl"
-            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-            return next((row for row in rows if row["n"] == self.fed), None)
-
-        found: dict[str, Any] = until(emitted)
-        return found
-
-    def reported(self, status: str, code: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = until(
-            lambda: next((r for r in self.plane.reports if r["status"] == status and code in r["reason"]), None)
-        )
-        return found
-
-
-@pytest.fixture
-def plane() -> Iterator[ControlPlane]:
-    made = ControlPlane(Maker())
-    made.start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def host(tmp_path: Path, plane: ControlPlane) -> Iterator[Host]:
-    made = Host(tmp_path, plane)
-    made.start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def running(host: Host) -> Host:
-    """A host that runs a first bundle, which drops `secret`."""
-    first = host.plane.maker.bundle("secret:drop", sequence=1000)
-    host.plane.offer(host.plane.maker.directive(first, 10), first.archive)
-    host.reported("activated")
-    assert host.feed() == {"n": 1, "name": "ann"}
-    host.plane.reports.clear()
-    return host
 
 
 def still_runs_the_first(host: Host) -> None:
