@@ -20,7 +20,7 @@ from typing import IO
 
 from apps.runtime.agent.limits import ActivationError, Limits
 from apps.runtime.agent.poster import Poster
-from apps.runtime.agent.processes import Guard, dies_with_parent
+from apps.runtime.agent.processes import Guard
 from apps.runtime.ops.effects import EffectFailed, EffectRefused
 
 POST_SECONDS = 15.0
@@ -97,21 +97,11 @@ class HostEffects:
 
     def _run(self, argv: tuple[str, ...], body: bytes) -> int:
         try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                cwd=self._limits.data_dir,
-                env=self._environment,
-                start_new_session=True,
-                preexec_fn=dies_with_parent(),
-            )
-        except OSError as error:
-            raise EffectFailed("exec_failed", f"exec: {error.strerror}") from error
+            process = _guard.start(argv, cwd=self._limits.data_dir or Path("/"), environment=self._environment)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise EffectFailed("exec_failed", f"exec: it can't be started: {error}") from error
         output = b""
         try:
-            _guard.watch(process.pid)
             output = self._exchange(process, body)
         finally:
             # nothing that it started stays behind; a program that was done has only its exit code left

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,16 +31,18 @@ for group in groups:
 """
 
 
-def dies_with_parent(number: int = signal.SIGKILL) -> Callable[[], None] | None:
-    """A `preexec_fn` by which the kernel (Linux) signals the child when the thread that started it ends. None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
+def _dies_with_parent(announce: int) -> Callable[[], None]:
+    """A `preexec_fn`: the child names its group to the guard, and the kernel (Linux) kills it when its parent ends."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
+    parent = os.getpid()
 
     def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+        # before anything of the program runs: there is no moment at which nobody would end it
+        os.write(announce, b"+%d\n" % os.getpid())
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return arrange
 
@@ -54,53 +57,49 @@ class Guard:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._groups: set[int] = set()
 
-    def watch(self, group: int) -> None:
-        """End `group` when the agent ends."""
+    def start(self, argv: tuple[str, ...], *, cwd: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Run a program that does not outlive the agent, as the leader of a session of its own; `end` it in any case.
+
+        Its standard input and error are pipes, its standard output goes nowhere. OSError when it can't be started.
+        """
         with self._turn:
-            self._groups.add(group)
-            if self._process is None or not self._tell(b"+%d\n" % group):
-                self._start()
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=dict(environment),
+                start_new_session=True,
+                preexec_fn=_dies_with_parent(self._ready()),
+            )
 
     def end(self, process: subprocess.Popen[bytes]) -> int:
         """End the group that `process` leads, whatever of it is left, and reap it; its exit code."""
         # while the leader is not reaped, its number can't be anybody else's
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        with self._turn:
-            self._groups.discard(process.pid)
-            self._tell(b"-%d\n" % process.pid)
+        with self._turn, contextlib.suppress(OSError):
+            os.write(self._ready(), b"-%d\n" % process.pid)
         return process.wait()
 
-    def _tell(self, line: bytes) -> bool:
-        try:
-            if self._process is None or self._process.stdin is None:
-                return False
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
-        except OSError:
-            return False
-        return True
+    def _ready(self) -> int:
+        """The file that the guard reads."""
+        if self._process is None or self._process.poll() is not None:
+            self._close()
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _GUARD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            )
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
 
-    def _start(self) -> None:
-        self.close()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
-        )
-        for group in self._groups:
-            self._tell(b"+%d\n" % group)
-
-    def close(self) -> None:
-        """End the guard, and with it whatever is still named."""
-        if self._process is not None:
+    def _close(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
-                if self._process.stdin is not None:
-                    self._process.stdin.close()
-            self._process.wait(timeout=10)
-            self._process = None
+                self._process.stdin.close()
