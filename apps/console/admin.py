@@ -19,7 +19,7 @@ from apps.core.errors import BadRequest, ServiceError
 from apps.core.fsm import allowed_from
 from apps.deployments import services as deployments
 from apps.deployments.models import Deployment
-from apps.deployments.selectors import events_of, targets_of
+from apps.deployments.selectors import events_of, needing_redeployment, still_run, targets_of
 from apps.tenancy.selectors import scope_of
 
 DONE = {"approve": "You approved it.", "deny": "You denied it.", "revoke": "The approval is taken back."}
@@ -94,18 +94,35 @@ class ApprovalAdmin(ScopedModelAdmin):
         messages.success(request, DONE[word])
 
 
+class DeployAgain(admin.SimpleListFilter):
+    """What runs under a signing key that was revoked."""
+
+    title = "deploy again"
+    parameter_name = "needs_redeployment"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("true", "Signed by a revoked key")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return needing_redeployment(queryset, True) if self.value() == "true" else queryset
+
+
 @admin.register(Deployment)
 class DeploymentAdmin(ScopedModelAdmin):
     """Deployments, live."""
 
-    list_display = ("__str__", "state", "environment", "requested_by_name", "created_at")
-    list_filter = ("status",)
+    list_display = ("__str__", "state", "signed_by", "environment", "requested_by_name", "created_at")
+    list_filter = ("status", DeployAgain)
     list_select_related = ("environment",)
     ordering = ("-id",)
 
     @admin.display(description="status", ordering="status")
     def state(self, row: Deployment) -> str:
         return pill(str(row.status))
+
+    @admin.display(description="signed by")
+    def signed_by(self, row: Deployment) -> str:
+        return pill("key revoked") if row.key_revoked_at is not None else row.signing_kid[:10] or "–"
 
     def get_urls(self) -> list[URLPattern]:
         wrap = self.admin_site.admin_view
@@ -141,6 +158,7 @@ class DeploymentAdmin(ScopedModelAdmin):
             "targets": targets_of(deployment),
             "events": events_of(deployment),
             "allowed": allowed_from(deployment),
+            "needs_redeployment": deployment.key_revoked_at is not None and bool(still_run([deployment.pk])),
             "may_operate": bool(can(principal_of(request), Permission.OPERATE_ENVIRONMENT, scope)),
             "live": live_state(deployment, None),
             "state_url": reverse("admin:deployments_deployment_state", args=[deployment.pk]),

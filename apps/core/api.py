@@ -2,7 +2,7 @@
 
 from apps.core.clock import rfc3339
 from apps.core.etags import check_if_match, tagged
-from apps.core.pagination import keyset_page, status_filter, text_filter
+from apps.core.pagination import keyset_page, status_filter, text_filter, truth_filter
 from apps.core.parsers import MergePatchParser, StrictJSONParser
 from apps.core.problems import exception_handler, problem_response
 from apps.core.serializers import (
@@ -36,5 +36,6 @@ __all__ = [
     "status_filter",
     "tagged",
     "text_filter",
+    "truth_filter",
     "validated",
 ]

@@ -17,6 +17,15 @@ def lock_row(rows: models.QuerySet[M]) -> M | None:
     PostgreSQL locks the row (`FOR NO KEY UPDATE`, so that foreign keys to it can still be made). SQLite needs no
     row lock: transactions begin IMMEDIATE and there is one writer.
     """
+    return _locking(rows).first()
+
+
+def lock_rows(rows: models.QuerySet[M]) -> list[M]:
+    """Every row of `rows`, locked as `lock_row` does. Give it an order, so that two who want the same never wait crosswise."""
+    return list(_locking(rows))
+
+
+def _locking(rows: models.QuerySet[M]) -> models.QuerySet[M]:
     if connection.features.has_select_for_update:
-        return rows.select_for_update(of=("self",), no_key=True).first()
-    return rows.first()
+        return rows.select_for_update(of=("self",), no_key=True)
+    return rows

@@ -63,6 +63,17 @@ def status_filter(values: Iterable[str], field: str = "status") -> Filter:
     return apply
 
 
+def truth_filter(name: str, narrow: Callable[[Any, bool], models.QuerySet[Any]]) -> Filter:
+    """A filter that takes `true` or `false` and gives it to `narrow(rows, wanted)`."""
+
+    def apply(rows: models.QuerySet[Any], value: str) -> models.QuerySet[Any]:
+        if value not in ("true", "false"):
+            raise _bad(name, "true or false is expected.", "bad_filter")
+        return narrow(rows, value == "true")
+
+    return apply
+
+
 def text_filter(*fields: str) -> Filter:
     """A `?q=` filter: case-insensitive 'contains' over `fields`."""
 

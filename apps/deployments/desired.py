@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from apps.agents.registry import Desired
 
@@ -38,6 +38,12 @@ class Assigned:
             or self.rolling_back_at is not None
             or (self.deployment_status == "failed" and not self.activated)
         )
+
+
+def without(walk: Iterable[Assigned], deployment_id: uuid.UUID, at: dt.datetime) -> Iterator[Assigned]:
+    """`walk` as it would be if `deployment_id` had been taken back at `at`."""
+    for item in walk:
+        yield replace(item, rolling_back_at=at, rollback_at=at) if item.deployment_id == deployment_id else item
 
 
 def desired_of(walk: Iterable[Assigned]) -> Desired:

@@ -107,7 +107,8 @@ class Deployment(GuardedModel, TreeModel):
     `status_reason` begins with a stable code. `sequence` and `built_at_ms` (Unix ms) and `signing_kid` are fixed when
     the build first starts, so that a repeated build makes the same bytes. `build_queued_at` is set while a build job
     is on its way: its targets are taken from then on. `rolling_back_at` is when it last began to roll back: once set,
-    nobody is ever asked to run it again. `superseded_by` is who took over its last target.
+    nobody is ever asked to run it again. `superseded_by` is who took over its last target. `key_revoked_at` is when the key
+    that signed its bundle or its approval's credential was revoked: nobody is handed it any more.
     `phase` is the phase it is in, or was in last, since `phase_started_at`; `bake_started_at` and `bake_ends_at` are
     set only while that phase bakes. `apps.deployments.rollout` says how it goes from one to the next.
     """
@@ -138,6 +139,7 @@ class Deployment(GuardedModel, TreeModel):
     build_queued_at = models.DateTimeField(null=True, editable=False)
     deploying_at = models.DateTimeField(null=True, editable=False)
     rolling_back_at = models.DateTimeField(null=True, editable=False)
+    key_revoked_at = models.DateTimeField(null=True, editable=False)
     settled_at = models.DateTimeField(null=True, editable=False)
     phase = models.PositiveIntegerField(null=True, editable=False)
     phase_started_at = models.DateTimeField(null=True, editable=False)

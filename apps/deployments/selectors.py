@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q
 
 from apps.access.principals import Principal
 from apps.agents.models import Agent
@@ -142,19 +142,40 @@ class PhaseReport:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The targets of a deployment by status, `total` with them, and its phases (none when it is not phased)."""
+    """The targets of a deployment by status, `total` with them, and its phases (none when it is not phased).
+
+    `needs_redeployment`: some agent runs it although the key that it was signed under is revoked.
+    """
 
     counts: Mapping[str, int]
     phases: Sequence[PhaseReport] = ()
+    needs_redeployment: bool = False
 
 
 def _with_total(of: Counter[str]) -> dict[str, int]:
     return {"total": sum(of.values()), **{s: of[s] for s in TargetStatus.values}}
 
 
+def still_run(deployment_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of `deployment_ids` that some agent, still enrolled, last confirmed to run."""
+    ids = list(deployment_ids)
+    if not ids:
+        return set()
+    rows = Confirmation.objects.filter(deployment_id__in=ids, agent_id__in=Agent.objects.enrolled().values("pk"))
+    return {pk for pk in rows.values_list("deployment_id", flat=True).distinct() if pk is not None}
+
+
+def needing_redeployment(rows: DeploymentQuerySet, wanted: bool) -> DeploymentQuerySet:
+    """Those of `rows` that do (or, not `wanted`, do not) run somewhere under a key that was revoked."""
+    run = Confirmation.objects.filter(deployment_id=OuterRef("pk"), agent_id__in=Agent.objects.enrolled().values("pk"))
+    marked = Q(Exists(run), key_revoked_at__isnull=False)
+    return rows.filter(marked if wanted else ~marked)
+
+
 def overviews(deployments: Iterable[Deployment]) -> dict[uuid.UUID, Overview]:
-    """{deployment: its overview}, in two queries for all of them."""
+    """{deployment: its overview}, in two queries for all of them, and one more if a key of theirs was revoked."""
     wanted = {deployment.pk: deployment for deployment in deployments}
+    stale = still_run(pk for pk, deployment in wanted.items() if deployment.key_revoked_at is not None)
     by_phase: dict[uuid.UUID, dict[int, Counter[str]]] = {pk: {} for pk in wanted}
     rows = (
         Target.objects.filter(deployment_id__in=list(wanted))
@@ -192,6 +213,7 @@ def overviews(deployments: Iterable[Deployment]) -> dict[uuid.UUID, Overview]:
         pk: Overview(
             _with_total(sum(by_phase[pk].values(), Counter())),
             [report(deployment, n, phase) for n, phase in enumerate(deployment.phases)] if deployment.phased else [],
+            pk in stale,
         )
         for pk, deployment in wanted.items()
     }

@@ -43,6 +43,8 @@ class DeploymentSource:
         if target is None:
             raise NotFound()
         deployment = target.deployment
+        if deployment.key_revoked_at is not None:
+            raise Conflict("It is under a signing key that was revoked.", code="signing_key_revoked")
         blob = StoredBlob.objects.filter(environment_id=agent.environment_id, sha256=deployment.bundle_sha256).first()
         approval = Approval.objects.filter(pk=deployment.approval_id).first()
         if blob is None or approval is None or deployment.built_at_ms is None:

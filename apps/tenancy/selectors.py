@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from apps.core.db import lock_row
+from apps.core.db import lock_row, lock_rows
 from apps.core.errors import NotFound
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
@@ -59,3 +59,9 @@ def lock_environment(environment_id: uuid.UUID) -> Environment:
     if environment is None:
         raise NotFound()
     return environment
+
+
+def lock_environments(organization_id: uuid.UUID) -> list[Environment]:
+    """Every living environment of the organization, locked in one order: for what concerns all that it deploys."""
+    living = Environment.objects.filter(project__organization_id=organization_id, deleted_at__isnull=True)
+    return lock_rows(living.select_related("project__organization").order_by("pk"))

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from apps.access.api import ScopedView
 from apps.access.roles import Permission
-from apps.core.api import keyset_page, status_filter, tagged, text_filter
+from apps.core.api import keyset_page, status_filter, tagged, text_filter, truth_filter
 from apps.deployments import selectors, services
 from apps.deployments.api.serializers import (
     DeploymentIn,
@@ -49,6 +49,7 @@ class DeploymentsView(ScopedView):
             lambda d: deployment_body(d, overviews[d.pk]),
             filters={
                 "status": status_filter(DeploymentStatus.values),
+                "needs_redeployment": truth_filter("needs_redeployment", selectors.needing_redeployment),
                 "q": text_filter("reason", "pipeline_name", "requested_by_name", "spec_hash", "config_hash"),
             },
             prepare=count,

@@ -176,6 +176,8 @@ def deployment_body(deployment: Deployment, overview: Overview) -> dict[str, obj
         "sequence": deployment.sequence,
         "built_at": deployment.built_at_ms,
         "signing_kid": deployment.signing_kid or None,
+        "key_revoked_at": rfc3339(deployment.key_revoked_at),
+        "needs_redeployment": overview.needs_redeployment,
         "bundle_sha256": deployment.bundle_sha256 or None,
         "superseded_by": _text(deployment.superseded_by),
         "targets": dict(overview.counts),

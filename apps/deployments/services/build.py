@@ -14,7 +14,7 @@ from apps.approvals.models import Approval
 from apps.blobs import services as blobs
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
-from apps.core.errors import NotFound, ServiceError
+from apps.core.errors import Conflict, NotFound
 from apps.deployments.models import ConfigBundle, Deployment, DeploymentStatus, Target
 from apps.deployments.selectors import base_of
 from apps.deployments.services.aftermath import after_moves
@@ -99,7 +99,7 @@ def start_build(*, deployment_id: uuid.UUID, environment_id: uuid.UUID) -> Work 
         else:
             try:
                 signer = signing.signer_for(environment.organization_id, deployment.signing_kid)
-            except (ServiceError, LookupError):
+            except Conflict:
                 fail_build(deployment, actor=SYSTEM_ACTOR, code="signing_key_revoked")
                 after_moves(deployment)
                 return NothingToDo("failed: signing_key_revoked")

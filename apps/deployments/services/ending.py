@@ -7,8 +7,9 @@ from apps.core.actors import ActorRef
 from apps.core.errors import Conflict, StateConflict
 from apps.core.fsm import allowed_from
 from apps.deployments.models import Deployment, DeploymentStatus
+from apps.deployments.services.judging import fail_rollout
 from apps.deployments.services.moves import REASON_LENGTH, move
-from apps.deployments.services.rollback import begin_rollback
+from apps.deployments.services.rollback import begin_rollback, revoked_way_back
 
 S = DeploymentStatus
 
@@ -34,14 +35,19 @@ def deny(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) 
 
 
 def take_back(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
-    """Cancelled or revoked: `denied` before it was handed out, `rolling_back` while deploying.
+    """Cancelled or revoked: `denied` before it was handed out, `rolling_back` while deploying; `failed` when there is no
+    way back because of a revoked signing key: no further agent is touched.
 
     Raises Conflict `deployment_completed` later, StateConflict when it was denied already.
     """
     if deployment.status in BEFORE_HAND_OUT:
         deny(deployment, actor=actor, trigger=trigger, reason=reason)
     elif deployment.status == S.DEPLOYING.value:
-        begin_rollback(deployment, actor=actor, trigger=trigger, reason=reason)
+        if revoked_way_back(deployment) is None:
+            begin_rollback(deployment, actor=actor, trigger=trigger, reason=reason)
+        else:
+            stays = "what went before is under a revoked signing key, so agents that changed stay"
+            fail_rollout(deployment, code=trigger, detail=f"{reason}; {stays}" if reason else stays, actor=actor)
     elif deployment.status == S.DENIED.value:
         raise StateConflict(deployment.status, S.DENIED.value, allowed_from(deployment))
     else:

@@ -53,10 +53,11 @@ def summary_of(counts: Counter[str]) -> str:
 def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: ActorRef = SYSTEM_ACTOR) -> None:
     """Move a deployment that is `deploying` to `failed`, in the caller's transaction. No further phase begins.
 
-    With `auto_rollback` it goes on to `rolling_back` in the same transaction. Targets that were never assigned stay as
+    With `auto_rollback` it goes on to `rolling_back` in the same transaction, unless that would lead to a bundle under a
+    revoked signing key. Targets that were never assigned stay as
     they are: nobody told them anything.
     """
-    from apps.deployments.services.rollback import begin_rollback
+    from apps.deployments.services.rollback import begin_rollback, revoked_way_back
 
     now = clock.now()
     told = Target.objects.filter(deployment=deployment, sequence__isnull=False)
@@ -73,7 +74,8 @@ def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: Actor
         settled_at=now,
     )
     fault_point("deployments.rollout.failed")
-    if deployment.auto_rollback and told.filter(agent_gone_at__isnull=True).exists():
+    reachable = told.filter(agent_gone_at__isnull=True).exists()
+    if deployment.auto_rollback and reachable and revoked_way_back(deployment) is None:
         begin_rollback(deployment, actor=SYSTEM_ACTOR, trigger="auto_rollback", reason=detail)
 
 

@@ -13,7 +13,9 @@ from apps.core import clock
 from apps.core.actors import ActorRef
 from apps.core.errors import Conflict, StateConflict
 from apps.core.fsm import allowed_from
+from apps.deployments.desired import desired_of, without
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
+from apps.deployments.selectors import walk
 from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.judging import judge_rollback
 from apps.deployments.services.moves import locked_deployment, move
@@ -24,6 +26,7 @@ from apps.tenancy.selectors import lock_environment
 
 S, T = DeploymentStatus, TargetStatus
 
+REVOKED = "signing_key_revoked"
 NEVER_FETCHED = (T.ASSIGNED.value, T.UNREACHABLE.value, T.FAILED.value)
 """What a target may say that was never handed the bundle."""
 ROLLS_BACK_FROM = (S.DEPLOYING.value, S.ACTIVE.value, S.FAILED.value)
@@ -46,12 +49,33 @@ def latest_targets(deployment: Deployment) -> QuerySet[Target]:
     )
 
 
+def _untouched(target: Target) -> bool:
+    return target.handed_out_at is None and target.status in NEVER_FETCHED
+
+
+def revoked_way_back(deployment: Deployment) -> uuid.UUID | None:
+    """The deployment under a revoked signing key that a rollback would bring some agent back to; None when there is none.
+
+    Agents that never fetched this one need nothing brought back: they run what they ran.
+    """
+    revoked = Deployment.objects.filter(environment=deployment.environment, key_revoked_at__isnull=False)
+    if not revoked.exists():
+        return None
+    back: set[uuid.UUID] = set()
+    for target in latest_targets(deployment):
+        if not _untouched(target):
+            wanted = desired_of(without(walk(target.agent_id), deployment.pk, clock.now()))
+            back |= {wanted.deployment_id} if wanted.deployment_id else set()
+    return revoked.filter(pk__in=back).order_by("-sequence").values_list("pk", flat=True).first()
+
+
 def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
     """Move to `rolling_back` and tell the targets, in the caller's transaction (its environment locked).
 
     Only targets that were assigned are touched; those that never fetched have nothing to undo and are settled at once.
     Raises Conflict: `invalid_transition`, `nothing_to_roll_back`, `superseded`, `target_busy`. What is still deploying can
-    always be called off, even while none of its agents was told or is there.
+    always be called off, even while none of its agents was told or is there. Conflict `signing_key_revoked` where it would lead
+    to a bundle that no host believes any more.
     """
     if deployment.status not in ROLLS_BACK_FROM:
         raise StateConflict(deployment.status, S.ROLLING_BACK.value, allowed_from(deployment))
@@ -73,8 +97,15 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
     covered: list[Target] = list(latest_targets(deployment))
     if not covered and not under_way:
         raise Conflict("Newer deployments took over all of its targets.", code="superseded")
+    refused = revoked_way_back(deployment)
+    if refused is not None:
+        raise Conflict(
+            "It would go back to a bundle under a signing key that was revoked. Deploy again instead.",
+            code=REVOKED,
+            extra={"deployment_id": str(refused)},
+        )
     now = clock.now()
-    untouched = [t.pk for t in covered if t.handed_out_at is None and t.status in NEVER_FETCHED]
+    untouched = [t.pk for t in covered if _untouched(t)]
     undone = [t.pk for t in covered if t.status == T.ROLLED_BACK.value]
     waiting = [t.pk for t in covered if t.pk not in {*untouched, *undone}]
     rows = Target.objects.filter(deployment=deployment)
@@ -101,7 +132,7 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
 def rollback(*, actor: Principal, scope: Scope, deployment_id: uuid.UUID, reason: str = "") -> Deployment:
     """Take a deployment back where it is the latest. No approval: it returns to what was approved and active there.
 
-    Raises NotFound; Conflict `invalid_transition`, `nothing_to_roll_back`, `superseded`, `target_busy`.
+    Raises NotFound; Conflict `invalid_transition`, `nothing_to_roll_back`, `superseded`, `target_busy`, `signing_key_revoked`.
     """
     with transaction.atomic():
         environment = lock_environment(scope.here.pk)
