@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import re
 import zipfile
 from functools import lru_cache
 from pathlib import Path
@@ -58,72 +59,10 @@ def build_pyz() -> bytes:
 def render_install_sh(*, base_url: str, pyz_sha256: str) -> str:
     """A readable script that installs the agent under systemd: own user, hardened unit, the digest pinned.
 
-    `base_url` is the origin that serves `/install/byteor-agent.pyz`, from the settings.
+    `base_url` is the origin that serves `/install/byteor-agent.pyz`, from the settings. ValueError for one that can't stand in a
+    shell script as it is.
     """
-    return _INSTALL.replace("@BASE_URL@", base_url).replace("@SHA256@", pyz_sha256)
-
-
-_INSTALL = """#!/bin/sh
-# Installs the ByteOr agent as a systemd service with a user of its own.
-# Usage: sh install.sh ENVIRONMENT_URL TOKEN_FILE
-set -eu
-
-BASE_URL='@BASE_URL@'
-SHA256='@SHA256@'
-
-[ "$#" -eq 2 ] || { echo "usage: sh install.sh ENVIRONMENT_URL TOKEN_FILE" >&2; exit 2; }
-[ "$(id -u)" -eq 0 ] || { echo "run this as root" >&2; exit 2; }
-ENVIRONMENT_URL=$1
-TOKEN_FILE=$2
-
-python3 -c 'import sys, cryptography; sys.exit(sys.version_info < (3, 11))' || {
-  echo "Python 3.11 with the package cryptography is needed (Debian: apt install python3-cryptography)" >&2
-  exit 2
-}
-
-id byteor-agent >/dev/null 2>&1 || useradd --system --home-dir /var/lib/byteor-agent --shell /usr/sbin/nologin byteor-agent
-install -d -m 0755 /opt/byteor-agent
-install -d -m 0700 -o byteor-agent -g byteor-agent /var/lib/byteor-agent /var/lib/byteor-agent/data
-install -m 0600 -o byteor-agent -g byteor-agent "$TOKEN_FILE" /var/lib/byteor-agent/enrollment-token
-
-draft=$(mktemp /opt/byteor-agent/.pyz.XXXXXX)
-curl --fail --silent --show-error --output "$draft" "$BASE_URL/install/byteor-agent.pyz"
-echo "$SHA256  $draft" | sha256sum --check --quiet || { rm -f "$draft"; echo "the digest is wrong" >&2; exit 1; }
-chmod 0755 "$draft"
-mv "$draft" /opt/byteor-agent/byteor-agent.pyz
-
-cat > /etc/systemd/system/byteor-agent.service <<UNIT
-[Unit]
-Description=ByteOr agent
-After=network-online.target
-Wants=network-online.target
-
-[Service]
-User=byteor-agent
-ExecStart=/usr/bin/python3 /opt/byteor-agent/byteor-agent.pyz run --environment-url $ENVIRONMENT_URL \\\\
-  --enrollment-token-file /var/lib/byteor-agent/enrollment-token \\\\
-  --state-dir /var/lib/byteor-agent/state --data-dir /var/lib/byteor-agent/data
-Restart=always
-RestartSec=2
-NoNewPrivileges=yes
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectControlGroups=yes
-RestrictSUIDSGID=yes
-RestrictNamespaces=yes
-LockPersonality=yes
-CapabilityBoundingSet=
-ReadWritePaths=/var/lib/byteor-agent
-
-[Install]
-WantedBy=multi-user.target
-UNIT
-
-systemctl daemon-reload
-systemctl enable --now byteor-agent.service
-echo "byteor-agent is running: systemctl status byteor-agent"
-"""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", base_url) or not re.fullmatch(r"[0-9a-f]{64}", pyz_sha256):
+        raise ValueError("the base URL is not an origin, or the digest no digest")
+    text = Path(__file__).with_name("install.sh").read_text()
+    return text.replace("@BASE_URL@", base_url).replace("@SHA256@", pyz_sha256)
