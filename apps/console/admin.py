@@ -15,11 +15,12 @@ from apps.access.roles import Permission
 from apps.approvals.models import Approval
 from apps.approvals.services import decide, revoke
 from apps.console.review import live_state, review
+from apps.console.rollout import history_of, rollout_of
 from apps.core.errors import BadRequest, ServiceError
 from apps.core.fsm import allowed_from
 from apps.deployments import services as deployments
 from apps.deployments.models import Deployment
-from apps.deployments.selectors import events_of, needing_redeployment, still_run, targets_of
+from apps.deployments.selectors import needing_redeployment, still_run, targets_of
 from apps.tenancy.selectors import scope_of
 
 DONE = {"approve": "You approved it.", "deny": "You denied it.", "revoke": "The approval is taken back."}
@@ -156,7 +157,8 @@ class DeploymentAdmin(ScopedModelAdmin):
             "title": f"Deployment · {deployment.environment}",
             "deployment": deployment,
             "targets": targets_of(deployment),
-            "events": events_of(deployment),
+            "history": history_of(deployment),
+            "rollout": rollout_of(deployment),
             "allowed": allowed_from(deployment),
             "needs_redeployment": deployment.key_revoked_at is not None and bool(still_run([deployment.pk])),
             "may_operate": bool(can(principal_of(request), Permission.OPERATE_ENVIRONMENT, scope)),

@@ -16,10 +16,11 @@ from apps.access.roles import Permission
 from apps.agents.models import Agent
 from apps.approvals.models import Approval, ApprovalEvent, ApprovalStatus
 from apps.approvals.selectors import Present, effective_status, may_decide, present
+from apps.console.rollout import Rollout, phase_line, rollout_of
 from apps.core import clock
 from apps.core.ids import parse_id
 from apps.deployments.models import ConfigBundle, Deployment, DeploymentEvent, Target
-from apps.deployments.selectors import events_of, target_counts, targets_of
+from apps.deployments.selectors import events_of, overviews, targets_of
 from apps.pipelines.admin import graph_of
 from apps.pipelines.models import PipelineVersion
 from apps.pipelines.selectors import DiffLine, SpecDiff, diff_specs, line_diff
@@ -43,6 +44,7 @@ class TargetRow:
     status: str
     now_runs: str
     before: str
+    phase: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Review:
     lost: list[str]
     targets: list[TargetRow]
     liveness: dict[str, int]
+    rollout: Rollout | None
     events: list[ApprovalEvent]
     deployment_events: list[DeploymentEvent]
     verdict: Allowed | Denied
@@ -160,6 +163,7 @@ def review(approval: Approval, principal: Principal) -> Review:
         lost=sorted(had - has),
         targets=rows,
         liveness=liveness,
+        rollout=rollout_of(deployment) if deployment is not None else None,
         events=list(approval.events.order_by("pk")),
         deployment_events=events_of(deployment) if deployment else [],
         verdict=may_decide(principal, approval),
@@ -183,7 +187,9 @@ def _targets(deployment: Deployment | None, approval: Approval) -> tuple[list[Ta
         liveness[alive] += 1
         runs = (agent.running_bundle_sha256 or "")[:12] if agent else ""
         before = str(target.previous_deployment_id or "")
-        rows.append(TargetRow(target.agent_name, alive, str(target.status), runs or "nothing", before))
+        rows.append(
+            TargetRow(target.agent_name, alive, str(target.status), runs or "nothing", before, target.phase + 1)
+        )
     return rows, dict(liveness)
 
 
@@ -198,15 +204,19 @@ def live_state(deployment: Deployment | None, approval: Approval | None) -> dict
         return {**state, "settled": True}
     state["deployment"] = str(deployment.status)
     state["reason"] = deployment.status_reason
-    state["counts"] = dict(target_counts(deployment))
-    agents = {a.pk: a for a in Agent.objects.filter(pk__in=[t.agent_id for t in targets_of(deployment)])}
+    overview = overviews([deployment])[deployment.pk]
+    targets = targets_of(deployment)
+    state["counts"] = dict(overview.counts)
+    state["phases"] = [phase_line(report) for report in overview.phases]
+    agents = {a.pk: a for a in Agent.objects.filter(pk__in=[t.agent_id for t in targets])}
     state["targets"] = [
         {
             "name": t.agent_name,
+            "phase": t.phase + 1,
             "status": str(t.status),
             "runs": (agents[t.agent_id].running_bundle_sha256 or "")[:12] if t.agent_id in agents else "",
         }
-        for t in targets_of(deployment)
+        for t in targets
     ]
     state["settled"] = deployment.status in LIVE_UNTIL
     return state

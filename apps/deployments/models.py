@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import TypeVar
 
 from django.db import models
@@ -264,6 +265,11 @@ class TargetStatus(models.TextChoices):
     FAILED = "failed"
     ROLLED_BACK = "rolled_back"
     UNREACHABLE = "unreachable"
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """How many targets are what, in words; empty for none."""
+    return ", ".join(f"{counts[s.value]} {s.value.replace('_', ' ')}" for s in TargetStatus if counts.get(s.value))
 
 
 class Target(TreeModel):

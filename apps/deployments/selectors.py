@@ -229,9 +229,14 @@ def events_of(deployment: Deployment) -> list[DeploymentEvent]:
     return list(DeploymentEvent.objects.filter(deployment=deployment).order_by("pk"))
 
 
+def phase_events_of(deployment: Deployment) -> list[PhaseEvent]:
+    """What became of its phases, oldest first."""
+    return list(PhaseEvent.objects.filter(deployment=deployment).order_by("pk"))
+
+
 def targets_of(deployment: Deployment) -> list[Target]:
-    """Its targets, by agent name."""
-    return list(Target.objects.filter(deployment=deployment).order_by("agent_name", "pk"))
+    """Its targets, by phase and agent name."""
+    return list(Target.objects.filter(deployment=deployment).order_by("phase", "agent_name", "pk"))
 
 
 def deletion_blockers(scope: Scope) -> list[str]:

@@ -10,6 +10,35 @@
     element.textContent = status;
   }
 
+  function showPhase(phase) {
+    page.querySelectorAll("[data-phase]").forEach(function (row) {
+      if (row.dataset.phase !== String(phase.number)) return;
+      setPill(row.querySelector("[data-live-phase]"), phase.status);
+      var counts = row.querySelector("[data-live-counts]");
+      if (counts) counts.textContent = phase.counts;
+      var left = row.querySelector("[data-live-left]");
+      if (left) left.dataset.when = phase.when;
+    });
+  }
+
+  // How long a bake still lasts, each second; other phases say when they got where they are.
+  function tick() {
+    page.querySelectorAll("[data-live-left]").forEach(function (element) {
+      var when = element.dataset.when;
+      var state = element.parentNode.querySelector("[data-live-phase]").textContent;
+      if (!when) {
+        element.textContent = "";
+      } else if (state === "baking") {
+        var seconds = Math.ceil((new Date(when) - Date.now()) / 1000);
+        element.textContent = seconds > 0 ? seconds + " s left" : "about to end";
+      } else {
+        element.textContent = when.slice(11, 19) + " UTC";
+      }
+    });
+  }
+  tick();
+  window.setInterval(tick, 1000);
+
   function show(state) {
     setPill(page.querySelector("[data-live-approval]"), state.approval);
     setPill(page.querySelector("[data-live-deployment]"), state.deployment);
@@ -23,6 +52,8 @@
         if (runs) runs.textContent = target.runs || "nothing";
       });
     });
+    (state.phases || []).forEach(showPhase);
+    tick();
     var open = state.approval === null || state.approval === "pending";
     if (state.approval !== null && !open) {
       var form = page.querySelector("form.decision");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from apps.audit.models import AuditEvent
 from apps.blobs.models import StoredBlob
-from apps.deployments.models import Deployment, DeploymentEvent
-from apps.deployments.services import build
+from apps.core import clock
+from apps.deployments.models import Deployment, DeploymentEvent, PhaseEvent
+from apps.deployments.services import build, sweep_bakes
+from tests import invariants
 from tests.deployments.world import World
 from tests.support import in_threads
 
@@ -132,3 +135,79 @@ def test_a_cancel_against_the_build(racing: World) -> None:
         assert cancelled.status_code == 200
         status = world.status(str(made.pk))
         assert status == ("denied" if note else "rolled_back"), (note, status)
+
+
+def test_the_last_report_the_end_of_a_bake_in_two_workers_and_a_cancel(racing: World) -> None:
+    """Whatever comes first: no phase begins twice, none after it was called off, and everybody ends in one place."""
+    world = racing
+    outcomes: Counter[str] = Counter()
+    phases = [{"percent": 50, "bake_seconds": 1}, {"percent": 100, "bake_seconds": 0}]
+    for n in range(5):
+        made = world.request(world.bundle(f"f{n}:drop"), strategy={"type": "phased", "phases": phases})
+        world.work()
+        one, other = world.hosts
+        directive = one.heartbeat()
+        if n % 2:
+            one.step()
+            # the bake is over, and nobody looked yet
+            time.sleep(max(0.0, (world.row(made).bake_ends_at - clock.now()).total_seconds()))
+        caller = world.tenant.caller("bob")
+        answers = in_threads(
+            lambda c=caller, m=made: c.post(f"{world.path}/deployments/{m}/cancel", {}),
+            lambda: sweep_bakes(clock.now()),
+            lambda: sweep_bakes(clock.now()),
+            lambda h=one, d=directive: h.report(d, "activated"),
+        )
+        assert not [a for a in answers if isinstance(a, BaseException)], answers
+        assert answers[0].status_code == 200
+        began = PhaseEvent.objects.filter(deployment_id=made, mark="started").values_list("phase", flat=True)
+        assert len(began) == len(set(began))
+        outcomes[f"{len(began)} phases"] += 1
+        if len(began) == 1:
+            assert world.targets(made)[other.id]["status"] == "pending"
+        world.settle()
+        world.settle()
+        assert world.status(made) == "rolled_back"
+        assert [host.runs for host in world.hosts] == [None, None]
+        invariants.check()
+    assert sum(outcomes.values()) == 5
+
+
+def test_two_workers_end_a_bake_once(racing: World) -> None:
+    world = racing
+    phases = [{"percent": 50, "bake_seconds": 1}, {"percent": 100, "bake_seconds": 1}]
+    made = world.request(strategy={"type": "phased", "phases": phases})
+    world.work()
+    for host in world.hosts:
+        host.step()
+        time.sleep(max(0.0, (world.row(made).bake_ends_at - clock.now()).total_seconds()))
+        ended = in_threads(*[lambda: sweep_bakes(clock.now()) for _ in range(4)])
+        assert sum(ended) == 1, ended
+    assert world.status(made) == "active"
+    assert PhaseEvent.objects.filter(deployment_id=made).count() == 6
+    invariants.check()
+
+
+def test_an_unhealthy_heartbeat_against_the_end_of_the_bake(racing: World) -> None:
+    world = racing
+    phases = [{"percent": 50, "bake_seconds": 1}, {"percent": 100, "bake_seconds": 0}]
+    for n in range(4):
+        made = world.request(world.bundle(f"f{n}:drop"), strategy={"type": "phased", "phases": phases})
+        world.work()
+        one, other = world.hosts
+        one.step()
+        time.sleep(max(0.0, (world.row(made).bake_ends_at - clock.now()).total_seconds()))
+        answers = in_threads(lambda h=one: h.heartbeat({"ok": False}), lambda: sweep_bakes(clock.now()))
+        assert not [a for a in answers if isinstance(a, BaseException)], answers
+        status, phase = world.status(made), world.show(made)["phase"]
+        if status == "failed":
+            assert phase == 0
+            assert world.targets(made)[other.id]["status"] == "pending"
+        else:
+            # the bake had ended before the word came: outside of a bake it is on record and no more
+            assert (status, phase) == ("deploying", 1)
+        assert world.act(made, "rollback").status_code == 200
+        world.settle()
+        world.settle()
+        assert world.status(made) == "rolled_back"
+        invariants.check()

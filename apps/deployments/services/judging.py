@@ -7,7 +7,7 @@ from collections import Counter
 from apps.agents import services as agents
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
-from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
+from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus, in_words
 from apps.deployments.rollout import Step
 from apps.deployments.services.moves import REASON_LENGTH, move
 from apps.deployments.services.phases import Progress, carry_on, record
@@ -29,7 +29,7 @@ def conclude(deployment: Deployment, progress: Progress) -> None:
     the moment too many targets failed or are unreachable.
     """
     record(deployment, progress)
-    summary = summary_of(progress.counts)
+    summary = in_words(progress.counts)
     if progress.step is Step.FAIL:
         fail_rollout(deployment, code=progress.why, detail=summary)
     elif progress.step is Step.ACTIVATE:
@@ -43,11 +43,6 @@ def conclude(deployment: Deployment, progress: Progress) -> None:
             settled_at=clock.now(),
         )
         fault_point("deployments.rollout.activated")
-
-
-def summary_of(counts: Counter[str]) -> str:
-    """How many targets are what, in words."""
-    return ", ".join(f"{counts[status.value]} {status.value}" for status in T if counts[status.value])
 
 
 def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: ActorRef = SYSTEM_ACTOR) -> None:
@@ -111,7 +106,7 @@ def judge_rollback(deployment: Deployment) -> None:
             "confirm_rollback",
             actor=SYSTEM_ACTOR,
             trigger="rollback_confirmed",
-            reason=summary_of(Counter(status for status, *_ in rows)),
+            reason=in_words(Counter(status for status, *_ in rows)),
             settled_at=clock.now(),
         )
         fault_point("deployments.rollback.confirmed")

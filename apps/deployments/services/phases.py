@@ -12,7 +12,7 @@ from django.db.models import BooleanField, Case, Count, Value, When
 from apps.agents import selectors as agent_reads
 from apps.agents import services as agents
 from apps.approvals.models import Approval, ApprovalStatus
-from apps.deployments.models import Confirmation, Deployment, PhaseMark, Target, TargetStatus
+from apps.deployments.models import Confirmation, Deployment, PhaseMark, Target, TargetStatus, in_words
 from apps.deployments.rollout import Step, Tally, next_step
 from apps.deployments.services.moves import record_phase
 
@@ -105,8 +105,7 @@ def _counts(rows: Sequence[Tally]) -> Counter[str]:
 
 
 def _summary(rows: Sequence[Tally], phase: int) -> str:
-    counts = _counts([row for row in rows if row.phase == phase])
-    return ", ".join(f"{counts[status.value]} {status.value}" for status in T if counts[status.value]) or "no targets"
+    return in_words(_counts([row for row in rows if row.phase == phase])) or "no targets"
 
 
 def _begin(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
