@@ -49,8 +49,7 @@ def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: Actor
     """Move a deployment that is `deploying` to `failed`, in the caller's transaction. No further phase begins.
 
     With `auto_rollback` it goes on to `rolling_back` in the same transaction, unless that would lead to a bundle under a
-    revoked signing key. Targets that were never assigned stay as
-    they are: nobody told them anything.
+    revoked signing key. Targets that were never assigned stay as they are: nobody told them anything.
     """
     from apps.deployments.services.rollback import begin_rollback, revoked_way_back
 
