@@ -36,6 +36,10 @@ class Slot:
         apply_rules(self.value(), rules)
         self._changed = True
 
+    def copy(self) -> Slot:
+        """Another record with the same bytes."""
+        return Slot(self.data())
+
     def data(self) -> bytes:
         """The record's bytes as it now stands; the very bytes that came in when no op rewrote it."""
         if self._changed:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from apps.runtime.spec import lane_graph, single_ring
 from apps.runtime.spec.diagnostics import Diagnostic, Findings, clip
-from apps.runtime.spec.model import SingleRing, canonical_text, is_name
-from apps.runtime.spec.plan import Plan, plan_of_ring
+from apps.runtime.spec.lowering import plan_of
+from apps.runtime.spec.model import LaneGraph, SingleRing, canonical_text, is_name
+from apps.runtime.spec.plan import Plan
 from apps.runtime.spec.text import Entry, read_lines
 
 COMMON_KEYS = ("spec.version", "pipeline.name", "pipeline.target")
 TARGETS = ("SingleRing", "LaneGraph")
-_ALL_KEYS = (*COMMON_KEYS, *single_ring.KEYS, *single_ring.STAGE_KEYS)
+_ALL_KEYS = (*COMMON_KEYS, *single_ring.KEYS, *single_ring.STAGE_KEYS, *lane_graph.KEYS)
 _MAX_SUGGESTIONS = 16
 
 
@@ -59,23 +60,22 @@ def compile_spec(text: str | bytes) -> Compilation:
     rings = {key: entry for key, entry in entries.items() if key.startswith(single_ring.PREFIX)}
     lanes = {key: entry for key, entry in entries.items() if key.startswith(lane_graph.PREFIX)}
     rest = [e for k, e in entries.items() if k not in COMMON_KEYS and k not in rings and k not in lanes]
-    ring: SingleRing | None = None
+    body: SingleRing | LaneGraph | None = None
     unknown: list[Entry] = []
-    if target == "LaneGraph":
-        lane_graph.read(lanes, found)
+    if target == "LaneGraph" or (target is None and lanes and not rings):
+        body, unknown = lane_graph.read(lanes, found)
         _other_target(rings, "LaneGraph", found)
     elif target == "SingleRing" or rings:
-        ring, unknown = single_ring.read(rings, found)
-        if target == "SingleRing":
-            _other_target(lanes, "SingleRing", found)
+        body, unknown = single_ring.read(rings, found)
+        _other_target(lanes, "SingleRing", found)
     _unknown_keys([*rest, *unknown], found)
     diagnostics = found.in_line_order()
-    capabilities = ring.capabilities() if ring is not None else ()
-    if any(item.severity == "error" for item in diagnostics) or ring is None or name is None:
+    capabilities = body.capabilities() if body is not None else ()
+    if found.any_error or body is None or name is None:
         return Compilation(False, diagnostics, name, target, None, None, capabilities, None)
-    canonical = canonical_text(name, ring)
+    canonical = canonical_text(name, body)
     spec_hash = spec_hash_of(canonical)
-    plan = plan_of_ring(name, spec_hash, ring, ())
+    plan = plan_of(name, spec_hash, body)
     return Compilation(True, diagnostics, name, target, canonical, spec_hash, capabilities, plan)
 
 
@@ -103,12 +103,9 @@ def _common(entries: Mapping[str, Entry], found: Findings) -> tuple[str | None, 
         found.add("missing_target", 0, "pipeline.target", message, "Add pipeline.target=SingleRing.")
     elif target.value not in TARGETS:
         message = f"'{clip(target.value, 40)}' is not a target."
-        found.add("unknown_target", target.line, target.key, message, "Write pipeline.target=SingleRing.")
+        found.add("unknown_target", target.line, target.key, message, "Write pipeline.target=SingleRing or LaneGraph.")
     else:
         good_target = target.value
-        if good_target == "LaneGraph":
-            message = "The target LaneGraph is not available yet."
-            found.add("unsupported_target", target.line, target.key, message, "Use pipeline.target=SingleRing.")
     return good_name, good_target
 
 

@@ -30,11 +30,10 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "bad_name": ("error", "A name is `[a-z0-9][a-z0-9_-]{0,62}`."),
         "missing_target": ("error", "`pipeline.target` is required."),
         "unknown_target": ("error", "A target is `SingleRing` or `LaneGraph`."),
-        "unsupported_target": ("error", "`LaneGraph` is not available yet."),
-        "too_many_roles": ("error", "A LaneGraph has at most 256 roles."),
         # single ring, settings
         "bad_integer": ("error", "An integer is decimal without leading zeros, at most nine digits."),
         "shards_below_one": ("error", "A ring has at least one shard."),
+        "too_many_shards": ("error", "A ring has at most 1,024 shards."),
         "unknown_ordering": ("error", "An ordering is `strict` or `per_key`."),
         "unknown_producer": ("error", "A producer is `single`."),
         "mpmc_refused": ("error", "The producer `mpmc` is refused in version 1."),
@@ -45,7 +44,6 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "shards_need_shard_key": ("error", "More than one shard needs a shard key."),
         "bad_shard_key": ("error", "A shard key is a field name."),
         "unused_shard_key": ("warning", "With `ordering=strict` a shard key means nothing and is dropped."),
-        "unsupported_sharding": ("error", "Shards and `per_key` are not available yet."),
         # single ring, stages
         "no_stages": ("error", "A ring has at least one stage."),
         "too_many_stages": ("error", "A ring has at most four stages."),
@@ -67,6 +65,59 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
             "error",
             "A stage that is not first and not `identity` names its dependencies.",
         ),
+        # lane graph, lanes
+        "unknown_on_full": ("error", "What happens on a full lane is `block` or `drop`."),
+        "lane_gap": ("error", "Lane indexes start at 0 and have no gaps."),
+        "missing_lane_name": ("error", "A lane has a name."),
+        "bad_lane_name": ("error", "A lane's name is `[a-z0-9][a-z0-9_-]{0,62}`."),
+        "duplicate_lane_name": ("error", "Lane names are unique."),
+        "missing_lane_kind": ("error", "A lane has a kind."),
+        "unknown_lane_kind": ("error", "A lane is `events`, `journal`, `sequenced_slots` or `fanout_broadcast`."),
+        "capacity_out_of_range": ("error", "A capacity is 1 to 1,048,576."),
+        "consumers_out_of_range": ("error", "A fanout has 1 to 16 consumers."),
+        "consumers_need_fanout": ("error", "Only a `fanout_broadcast` lane has more consumers than one."),
+        "consumers_mismatch": ("error", "A fanout's `consumers` is the number of its real consumers."),
+        "unknown_lane": ("error", "A lane that is named exists."),
+        "lane_without_producer": ("error", "A lane has a producer."),
+        "lane_without_consumer": ("error", "A lane has a consumer."),
+        "too_many_producers": ("error", "A lane has one producer, unless its kind is `events`."),
+        "too_many_consumers": ("error", "A lane has one consumer, unless its kind is `fanout_broadcast`."),
+        # lane graph, endpoints
+        "endpoint_gap": ("error", "Endpoint indexes start at 0 and have no gaps."),
+        "missing_endpoint_lane": ("error", "An endpoint names its lane."),
+        "missing_endpoint_kind": ("error", "An endpoint has a kind."),
+        "unknown_endpoint_kind": ("error", "An endpoint is `ingress` or `egress`."),
+        "duplicate_endpoint": ("error", "A lane is made an ingress, or an egress, once."),
+        "no_ingress": ("error", "A graph has at least one ingress."),
+        "no_egress": ("error", "A graph has at least one egress."),
+        # lane graph, roles
+        "too_many_roles": ("error", "A graph has at most 256 roles."),
+        "role_gap": ("error", "Role indexes start at 0 and have no gaps."),
+        "missing_role_name": ("error", "A role has a name."),
+        "bad_role_name": ("error", "A role's name is `[a-z0-9][a-z0-9_-]{0,62}`."),
+        "duplicate_role_name": ("error", "Role names are unique."),
+        "missing_role_kind": ("error", "A role has a kind."),
+        "unknown_role_kind": ("error", "A role is a `stage`, `bridge`, `router` or `merge`."),
+        "role_key_not_taken": ("error", "A role takes the keys of its kind and no others."),
+        "missing_role_op": ("error", "A stage has an op."),
+        "missing_rx": ("error", "A role takes records from a lane (`rx`; a merge: `rx.0`, `rx.1`, ...)."),
+        "missing_tx": ("error", "A role puts records on a lane (`tx`; a router: `tx.0`, `tx.1`, ...)."),
+        "port_gap": ("error", "The indexes of `rx` and `tx` start at 0 and have no gaps."),
+        "duplicate_port": ("error", "A role names a lane once in its `rx` and once in its `tx`."),
+        "router_needs_two_tx": ("error", "A router has at least two `tx`."),
+        "merge_needs_two_rx": ("error", "A merge has at least two `rx`."),
+        "missing_policy": ("error", "A router and a merge have a policy."),
+        "unknown_policy": (
+            "error",
+            "A router's policy is `broadcast`, `round_robin` or `hash`; a merge's `arrival` or `ordered`.",
+        ),
+        "hash_needs_hash_key": ("error", "The policy `hash` needs a `hash_key`."),
+        "hash_key_without_hash": ("error", "Only the policy `hash` has a `hash_key`."),
+        "bad_hash_key": ("error", "A hash key is a field name."),
+        # lane graph, the whole
+        "cycle": ("error", "The graph has no cycle."),
+        "role_off_path": ("error", "A role lies on a way from an ingress to an egress."),
+        "too_many_ways": ("error", "At most 4,096 ways lead from the ingresses to a lane."),
     }
 )
 
@@ -92,10 +143,13 @@ class Findings:
 
     def __init__(self) -> None:
         self._found: list[Diagnostic] = []
+        self.any_error = False
 
     def add(self, code: str, line: int, key: str, message: str, hint: str = "") -> None:
         """Record a finding. `code` must be in `CODES`."""
-        self._found.append(Diagnostic(CODES[code][0], code, line, clip(key), message, hint))
+        severity = CODES[code][0]
+        self.any_error = self.any_error or severity == "error"
+        self._found.append(Diagnostic(severity, code, line, clip(key), message, hint))
 
     def in_line_order(self) -> tuple[Diagnostic, ...]:
         """All findings, by line; those of one line in the order they were found."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from apps.runtime.spec.compile import Compilation
-from apps.runtime.spec.plan import Plan, PlanStage
+from apps.runtime.spec.plan import EGRESS, GRAPH_VERSION, INGRESS, RING_VERSION, Lane, Plan, PlanRole, PlanStage
 
 Kind = Literal[
     "not_comparable",
@@ -20,6 +20,19 @@ Kind = Literal[
     "depends_on_changed",
     "capability_gained",
     "capability_lost",
+    "lane_added",
+    "lane_removed",
+    "lane_kind_changed",
+    "capacity_changed",
+    "endpoint_added",
+    "endpoint_removed",
+    "role_added",
+    "role_removed",
+    "role_kind_changed",
+    "policy_changed",
+    "hash_key_changed",
+    "rx_changed",
+    "tx_changed",
 ]
 
 
@@ -41,7 +54,7 @@ class Change:
 def semantic_diff(old: Compilation | None, new: Compilation) -> tuple[Change, ...]:
     """What `new` changes against `old`; against nothing (None, or a spec with errors) everything is new.
 
-    Stages are matched by id. Equal hashes give no change. A `new` with errors gives the one change
+    Stages are matched by id, lanes and roles by name. Equal hashes give no change. A `new` with errors gives the one change
     `not_comparable`.
     """
     if new.plan is None:
@@ -51,7 +64,14 @@ def semantic_diff(old: Compilation | None, new: Compilation) -> tuple[Change, ..
     before = old.plan if old is not None else None
     if before is not None and before.spec_hash == new.plan.spec_hash:
         return ()
-    return (*_heads(before, new.plan), *_capabilities(before, new.plan), *_stages(before, new.plan))
+    return (
+        *_heads(before, new.plan),
+        *_capabilities(before, new.plan),
+        *_stages(_ring_stages(before), _ring_stages(new.plan)),
+        *_lanes(_graph_lanes(before), _graph_lanes(new.plan)),
+        *_endpoints(before, new.plan),
+        *_roles(before, new.plan),
+    )
 
 
 def _heads(old: Plan | None, new: Plan) -> list[Change]:
@@ -87,9 +107,12 @@ def _capabilities(old: Plan | None, new: Plan) -> list[Change]:
     return gained + lost
 
 
-def _stages(old: Plan | None, new: Plan) -> list[Change]:
-    was = {stage.id: stage for stage in old.stages} if old is not None else {}
-    now = {stage.id: stage for stage in new.stages}
+def _ring_stages(plan: Plan | None) -> dict[str, PlanStage]:
+    """The stages of a ring, whose order and dependencies mean something; those of a graph are told as roles."""
+    return {stage.id: stage for stage in plan.stages} if plan is not None and plan.plan_v == RING_VERSION else {}
+
+
+def _stages(was: dict[str, PlanStage], now: dict[str, PlanStage]) -> list[Change]:
     changes = [
         Change("stage_removed", stage.id, _op(stage), None, f"Stage {stage.id} ({_op(stage)}) is gone.")
         for stage in was.values()
@@ -114,6 +137,97 @@ def _stages(old: Plan | None, new: Plan) -> list[Change]:
             before, after = ",".join(former.depends_on), ",".join(stage.depends_on)
             changes.append(Change("depends_on_changed", stage.id, before, after, text))
     return changes
+
+
+def _graph_lanes(plan: Plan | None) -> dict[str, Lane]:
+    return {lane.name: lane for lane in plan.lanes} if plan is not None and plan.plan_v == GRAPH_VERSION else {}
+
+
+def _lanes(was: dict[str, Lane], now: dict[str, Lane]) -> list[Change]:
+    changes = [
+        Change("lane_removed", lane.name, lane.kind, None, f"Lane {lane.name} ({lane.kind}) is gone.")
+        for lane in was.values()
+        if lane.name not in now
+    ]
+    for lane in now.values():
+        former = was.get(lane.name)
+        if former is None:
+            text = f"Lane {lane.name} ({lane.kind}, {lane.capacity}) is new."
+            changes.append(Change("lane_added", lane.name, None, lane.kind, text))
+            continue
+        if former.kind != lane.kind:
+            text = f"Lane {lane.name} is a lane of the kind {lane.kind}; it was of the kind {former.kind}."
+            changes.append(Change("lane_kind_changed", lane.name, former.kind, lane.kind, text))
+        if former.capacity != lane.capacity:
+            text = f"Lane {lane.name} holds {lane.capacity} records; it held {former.capacity}."
+            changes.append(Change("capacity_changed", lane.name, str(former.capacity), str(lane.capacity), text))
+    return changes
+
+
+def _endpoints(old: Plan | None, new: Plan) -> list[Change]:
+    def ends(plan: Plan | None) -> dict[tuple[str, str], str]:
+        if plan is None or plan.plan_v != GRAPH_VERSION:
+            return {}
+        incoming = {(INGRESS, lane): "come in" for lane in plan.ingress}
+        return incoming | {(EGRESS, lane): "go out" for lane in plan.egress}
+
+    was, now = ends(old), ends(new)
+    gone = [
+        Change("endpoint_removed", lane, kind, None, f"Records no longer {way} on lane {lane}.")
+        for (kind, lane), way in was.items()
+        if (kind, lane) not in now
+    ]
+    added = [
+        Change("endpoint_added", lane, None, kind, f"Records now {way} on lane {lane}.")
+        for (kind, lane), way in now.items()
+        if (kind, lane) not in was
+    ]
+    return gone + added
+
+
+def _roles(old: Plan | None, new: Plan) -> list[Change]:
+    was = {role.name: role for role in old.roles} if old is not None else {}
+    now = {role.name: role for role in new.roles}
+    ops_were = {stage.id: _op(stage) for stage in old.stages} if old is not None else {}
+    ops = {stage.id: _op(stage) for stage in new.stages}
+    changes = [
+        Change(
+            "role_removed",
+            role.name,
+            _role(role, ops_were),
+            None,
+            f"Role {role.name} ({_role(role, ops_were)}) is gone.",
+        )
+        for role in was.values()
+        if role.name not in now
+    ]
+    for role in now.values():
+        former = was.get(role.name)
+        if former is None:
+            text = f"Role {role.name} ({_role(role, ops)}) is new, from {_listed(role.rx)} to {_listed(role.tx)}."
+            changes.append(Change("role_added", role.name, None, _role(role, ops), text))
+            continue
+        sides: tuple[tuple[Kind, str | None, str | None, str], ...] = (
+            ("role_kind_changed", former.kind, role.kind, "is a"),
+            ("op_changed", ops_were.get(role.name), ops.get(role.name), "does"),
+            ("policy_changed", former.policy, role.policy, "has the policy"),
+            ("hash_key_changed", former.hash_key, role.hash_key, "hashes the field"),
+            ("rx_changed", ", ".join(former.rx), ", ".join(role.rx), "takes records from"),
+            ("tx_changed", ", ".join(former.tx), ", ".join(role.tx), "puts records on"),
+        )
+        for kind, before, after, does in sides:
+            if before != after:
+                text = f"Role {role.name} {does} {_shown(after)}; before: {_shown(before)}."
+                changes.append(Change(kind, role.name, before, after, text))
+    return changes
+
+
+def _role(role: PlanRole, ops: dict[str, str]) -> str:
+    return ops.get(role.name) or (role.kind if role.policy is None else f"{role.kind} {role.policy}")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(names)
 
 
 def _moved(was: list[str], now: list[str]) -> set[str]:

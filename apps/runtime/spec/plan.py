@@ -1,22 +1,32 @@
-"""The execution plan:
+"""The execution plan: what a spec is lowered to. Deterministic JSON, a function of the canonical text alone.
 
-what a spec is lowered to. Deterministic JSON, a function of the canonical text alone.
+A SingleRing has plans of version 1, a LaneGraph of version 2: the same members, and those that only a graph has. Bundles hold
+plans and hosts restart from them, so neither shape changes; what needs another one gets the next version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from apps.runtime.spec.diagnostics import Diagnostic
-from apps.runtime.spec.model import SingleRing
+from apps.runtime.spec.model import POLICIES, ROLE_KINDS
 
-PLAN_VERSION = 1
+RING_VERSION = 1
+GRAPH_VERSION = 2
 INGRESS = "ingress"
 EGRESS = "egress"
-# In barriers, where a stage might have the same name: ids have no colon.
-FROM_INGRESS = "lane:" + INGRESS
-TO_EGRESS = "lane:" + EGRESS
+#: Before `ingress` or `egress`, among a lane's producers and consumers: what is outside the graph.
+OUTSIDE = "endpoint:"
+
+
+def lane_end(name: str) -> str:
+    """A lane where records come in or go out, among the names of stages and roles: those have no colon."""
+    return "lane:" + name
+
+
+FROM_INGRESS = lane_end(INGRESS)
+TO_EGRESS = lane_end(EGRESS)
 
 
 class PlanError(ValueError):
@@ -25,7 +35,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PlanStage:
-    """A step, in the order of execution. `depends_on` are ids of earlier stages."""
+    """A step, in the order of execution. `depends_on` are ids of earlier stages; in a graph, names of earlier roles."""
 
     id: str
     op: str
@@ -36,7 +46,7 @@ class PlanStage:
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """`waiter` (a stage id, or `lane:egress`) takes a slot only once every one of `waits_for` has left it."""
+    """`waiter` (a stage id or a role, or a lane such as `lane:egress`) takes what every one of `waits_for` is done with."""
 
     waiter: str
     waits_for: tuple[str, ...]
@@ -44,18 +54,31 @@ class Barrier:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A way records take into or out of the stages."""
+    """A way records take. `capacity` is None in a ring, whose lanes are its own slots."""
 
     name: str
     kind: str
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
+    capacity: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRole:
+    """A role of a graph, in the order of execution. What a stage does is in the stage of the same id."""
+
+    name: str
+    kind: str
+    rx: tuple[str, ...]
+    tx: tuple[str, ...]
+    policy: str | None
+    hash_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stages in order, barriers, lanes with producers and consumers, capabilities, diagnostics, settings by
-    name.
+    """Stages in order, barriers, lanes with producers and consumers, capabilities, diagnostics, settings by name; of a graph
+    also the roles in order and the lanes where records come in (`ingress`) and go out (`egress`).
 
     `diagnostics` are those of the canonical text: what was dropped on the way there (unknown keys) is not
     part of the plan, so that every host that compiles the canonical text gets the very same plan.
@@ -70,11 +93,14 @@ class Plan:
     lanes: tuple[Lane, ...]
     capabilities: tuple[str, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
-    plan_v: int = PLAN_VERSION
+    roles: tuple[PlanRole, ...] = ()
+    ingress: tuple[str, ...] = (INGRESS,)
+    egress: tuple[str, ...] = (EGRESS,)
+    plan_v: int = RING_VERSION
 
     def as_dict(self) -> dict[str, object]:
         """JSON values only; equal plans give equal dictionaries, key order included."""
-        return {
+        top: dict[str, object] = {
             "plan_v": self.plan_v,
             "name": self.name,
             "target": self.target,
@@ -82,25 +108,24 @@ class Plan:
             "settings": dict(self.settings),
             "stages": [{**asdict(stage), "depends_on": list(stage.depends_on)} for stage in self.stages],
             "barriers": [{"waiter": item.waiter, "waits_for": list(item.waits_for)} for item in self.barriers],
-            "lanes": [
-                {
-                    "name": lane.name,
-                    "kind": lane.kind,
-                    "producers": list(lane.producers),
-                    "consumers": list(lane.consumers),
-                }
-                for lane in self.lanes
-            ],
+            "lanes": [_lane_dict(lane) for lane in self.lanes],
             "capabilities": list(self.capabilities),
             "diagnostics": [item.as_dict() for item in self.diagnostics],
         }
+        if self.plan_v == GRAPH_VERSION:
+            top["roles"] = [{**asdict(role), "rx": list(role.rx), "tx": list(role.tx)} for role in self.roles]
+            top["ingress"] = list(self.ingress)
+            top["egress"] = list(self.egress)
+        return top
 
     @staticmethod
     def from_dict(value: object) -> Plan:
         """The plan that `as_dict` gave. Raises PlanError for anything else."""
         top = _object(value, "plan")
-        if top.get("plan_v") != PLAN_VERSION or isinstance(top.get("plan_v"), bool):
-            raise PlanError(f"plan_v is not {PLAN_VERSION}")
+        version = top.get("plan_v")
+        if version not in (RING_VERSION, GRAPH_VERSION) or isinstance(version, bool) or not isinstance(version, int):
+            raise PlanError(f"plan_v is neither {RING_VERSION} nor {GRAPH_VERSION}")
+        graph = version == GRAPH_VERSION
         settings = _object(top.get("settings"), "settings")
         plan = Plan(
             name=_text(top, "name"),
@@ -111,65 +136,75 @@ class Plan:
             barriers=tuple(
                 Barrier(_text(item, "waiter"), _texts(item, "waits_for")) for item in _objects(top, "barriers")
             ),
-            lanes=tuple(
-                Lane(
-                    _text(item, "name"),
-                    _text(item, "kind"),
-                    _texts(item, "producers"),
-                    _texts(item, "consumers"),
-                )
-                for item in _objects(top, "lanes")
-            ),
+            lanes=tuple(_lane(item) for item in _objects(top, "lanes")),
             capabilities=_texts(top, "capabilities"),
             diagnostics=tuple(_diagnostic(item) for item in _objects(top, "diagnostics")),
+            roles=tuple(_role(item) for item in _objects(top, "roles")) if graph else (),
+            ingress=_texts(top, "ingress") if graph else (INGRESS,),
+            egress=_texts(top, "egress") if graph else (EGRESS,),
+            plan_v=version,
         )
         if plan.as_dict() != top:
             raise PlanError("the plan has members that are not known here")
-        earlier: set[str] = set()
-        for stage in plan.stages:
-            if stage.id in earlier or not earlier.issuperset(stage.depends_on):
-                raise PlanError("the stages are not in an order that can be run")
-            earlier.add(stage.id)
+        if graph:
+            _check_graph(plan)
+        else:
+            _check_ring(plan)
         return plan
 
 
-def plan_of_ring(name: str, spec_hash: str, ring: SingleRing, diagnostics: Sequence[Diagnostic]) -> Plan:
-    """Lower a ring. Stages stay in their written order, which the rules make a topological one."""
-    ids = [stage.id for stage in ring.stages]
-    stages = tuple(
-        PlanStage(
-            id=stage.id,
-            op=stage.op.name,
-            argument=stage.op.argument,
-            depends_on=tuple(ids[number] for number in stage.depends_on),
-            capability=stage.op.capability,
-        )
-        for stage in ring.stages
-    )
-    needed = {number for stage in ring.stages for number in stage.depends_on}
-    roots = tuple(stage.id for stage in stages if not stage.depends_on)
-    leaves = tuple(stage_id for number, stage_id in enumerate(ids) if number not in needed)
-    barriers = [Barrier(stage.id, stage.depends_on or (FROM_INGRESS,)) for stage in stages]
-    return Plan(
-        name=name,
-        target=ring.target,
-        spec_hash=spec_hash,
-        settings=(
-            ("ordering", ring.ordering),
-            ("producer", ring.producer),
-            ("scheduling", ring.scheduling),
-            ("shard_key", ring.shard_key),
-            ("shards", ring.shards),
-        ),
-        stages=stages,
-        barriers=(*barriers, Barrier(TO_EGRESS, leaves)),
-        lanes=(
-            Lane(INGRESS, "sequenced_slots", ("source",), roots),
-            Lane(EGRESS, "sequenced_slots", leaves, ("sink",)),
-        ),
-        capabilities=ring.capabilities(),
-        diagnostics=tuple(diagnostics),
-    )
+def _check_ring(plan: Plan) -> None:
+    earlier: set[str] = set()
+    for stage in plan.stages:
+        if stage.id in earlier or not earlier.issuperset(stage.depends_on):
+            raise PlanError("the stages are not in an order that can be run")
+        earlier.add(stage.id)
+
+
+def _check_graph(plan: Plan) -> None:
+    """Whether the roles can be run in their order: each end of each lane is there, and none takes what a later one gives."""
+    ends: dict[str, tuple[list[str], list[str]]] = {lane.name: ([], []) for lane in plan.lanes}
+    stages = {stage.id for stage in plan.stages}
+    if stages != {role.name for role in plan.roles if role.kind == "stage"} or len(stages) != len(plan.stages):
+        raise PlanError("the stages are not those of the roles")
+    try:
+        for name in plan.ingress:
+            ends[name][0].append(OUTSIDE + INGRESS)
+        for name in plan.egress:
+            ends[name][1].append(OUTSIDE + EGRESS)
+        for role in plan.roles:
+            for name in role.rx:
+                ends[name][1].append(role.name)
+            for name in role.tx:
+                ends[name][0].append(role.name)
+    except KeyError as error:
+        raise PlanError("a lane is named that is not there") from error
+    for lane in plan.lanes:
+        producers, consumers = ends[lane.name]
+        if lane.producers != tuple(producers) or lane.consumers != tuple(consumers) or lane.capacity is None:
+            raise PlanError(f"the lane {lane.name[:63]} has other ends than the roles say")
+    taken: set[str] = set()
+    seen: set[str] = set()
+    for role in plan.roles:
+        known = role.kind in ROLE_KINDS and (role.kind not in POLICIES or role.policy in POLICIES[role.kind])
+        if not known or (role.policy == "hash") is (role.hash_key is None):
+            raise PlanError(f"the role {role.name[:63]} is of no kind known here")
+        taken.update(role.rx)
+        if role.name in seen or not role.rx or not role.tx or not taken.isdisjoint(role.tx):
+            raise PlanError("the roles are not in an order that can be run")
+        seen.add(role.name)
+
+
+def _lane_dict(lane: Lane) -> dict[str, object]:
+    value: dict[str, object] = {
+        "name": lane.name,
+        "kind": lane.kind,
+        "producers": list(lane.producers),
+        "consumers": list(lane.consumers),
+    }
+    if lane.capacity is not None:
+        value["capacity"] = lane.capacity
+    return value
 
 
 def _object(value: object, what: str) -> Mapping[str, object]:
@@ -236,4 +271,24 @@ def _diagnostic(item: Mapping[str, object]) -> Diagnostic:
         _text(item, "key"),
         _text(item, "message"),
         _text(item, "hint"),
+    )
+
+
+def _lane(item: Mapping[str, object]) -> Lane:
+    capacity = item.get("capacity")
+    if capacity is not None and (not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1):
+        raise PlanError("a capacity is malformed")
+    return Lane(
+        _text(item, "name"), _text(item, "kind"), _texts(item, "producers"), _texts(item, "consumers"), capacity
+    )
+
+
+def _role(item: Mapping[str, object]) -> PlanRole:
+    return PlanRole(
+        name=_text(item, "name"),
+        kind=_text(item, "kind"),
+        rx=_texts(item, "rx"),
+        tx=_texts(item, "tx"),
+        policy=_optional_text(item, "policy"),
+        hash_key=_optional_text(item, "hash_key"),
     )

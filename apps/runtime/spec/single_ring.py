@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from apps.runtime.ops.names import Op, OpError, parse_op
 from apps.runtime.spec.diagnostics import Findings, clip
-from apps.runtime.spec.model import SingleRing, Stage, is_name
+from apps.runtime.spec.model import SingleRing, Stage, is_field, is_name
 from apps.runtime.spec.text import Entry, index_of, number_of
 
 PREFIX = "single_ring."
 KEYS = tuple(PREFIX + name for name in ("shards", "ordering", "producer", "scheduling", "shard_key"))
 STAGE_KEYS = tuple(PREFIX + "stages.0." + name for name in ("id", "op", "depends_on.0"))
 MAX_STAGES = 4
-
-_SHARD_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z_][A-Za-z0-9_-]{0,62}){0,7}")
+MAX_SHARDS = 1024
 
 
 @dataclass(slots=True)
@@ -107,11 +105,15 @@ def _settings(plain: Mapping[str, Entry], found: Findings) -> tuple[int, str, st
         elif shards < 1:
             found.add("shards_below_one", line("shards"), KEYS[0], "A ring has at least one shard.", "Write 1.")
             shards = None
+        elif shards > MAX_SHARDS:
+            message = f"{shards} shards; {MAX_SHARDS} are allowed."
+            found.add("too_many_shards", line("shards"), KEYS[0], message, f"Write 1 to {MAX_SHARDS}.")
+            shards = None
     ordering = choice("ordering", "strict", ("per_key",), None)
     producer = choice("producer", "single", (), "mpmc")
     scheduling = choice("scheduling", "dedicated", (), "work_queue")
     shard_key = plain["shard_key"].value if "shard_key" in plain else None
-    if shard_key is not None and not _SHARD_KEY.fullmatch(shard_key):
+    if shard_key is not None and not is_field(shard_key):
         message = f"'{clip(shard_key, 40)}' is not a field name."
         hint = "Name a field of the records, such as customer.id."
         found.add("bad_shard_key", line("shard_key"), KEYS[4], message, hint)
@@ -128,12 +130,7 @@ def _settings(plain: Mapping[str, Entry], found: Findings) -> tuple[int, str, st
             message = f"{shards} shards, but no shard key."
             hint = "Add single_ring.shard_key with the field that records are split by."
             found.add("shards_need_shard_key", line("shards"), KEYS[0], message, hint)
-    if (shards is not None and shards > 1) or ordering == "per_key":
-        at = line("shards") if shards is not None and shards > 1 else line("ordering")
-        key = KEYS[0] if shards is not None and shards > 1 else KEYS[1]
-        message = "Shards and ordering=per_key are not available yet."
-        found.add("unsupported_sharding", at, key, message, "Use one shard and ordering=strict.")
-    elif shard_key is not None and ordering == "strict":
+    elif shards is not None and shard_key is not None and ordering == "strict":
         message = "With ordering=strict the shard key means nothing and is dropped."
         found.add("unused_shard_key", line("shard_key"), KEYS[4], message, "Remove the line.")
         shard_key = None

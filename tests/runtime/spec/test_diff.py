@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apps.runtime.spec import compile_spec, semantic_diff
-from tests.runtime.specs import ONE, compiled
+from tests.runtime.specs import ONE, Lane, bridge, compiled, graph, merge, router, stage
 
 BASE = compiled(("check", "dataguard_check", []), ("redact", "dataguard_redact", [0]))
 
@@ -56,3 +56,76 @@ def test_every_change_is_a_sentence() -> None:
     for change in semantic_diff(BASE, compile_spec(ONE)):
         assert change.text.endswith(".")
         assert change.as_dict()["text"] == change.text
+
+
+LANES: list[Lane] = [("in", "events"), ("a", "events"), ("b", "events"), ("out", "journal")]
+ENDS = [("ingress", "in"), ("egress", "out")]
+GRAPH = compile_spec(
+    graph(LANES, ENDS, {"split": router("broadcast", "in", "a", "b"), "join": merge("ordered", "out", "a", "b")})
+)
+
+
+def test_a_graph_is_told_by_its_lanes_endpoints_and_roles() -> None:
+    assert _told(None, GRAPH) == [
+        ("lane_added", "a", None, "events"),
+        ("lane_added", "b", None, "events"),
+        ("lane_added", "in", None, "events"),
+        ("lane_added", "out", None, "journal"),
+        ("endpoint_added", "in", None, "ingress"),
+        ("endpoint_added", "out", None, "egress"),
+        ("role_added", "split", None, "router broadcast"),
+        ("role_added", "join", None, "merge ordered"),
+    ]
+    assert [change.text for change in semantic_diff(None, GRAPH)][-1] == (
+        "Role join (merge ordered) is new, from a and b to out."
+    )
+
+
+def test_each_kind_of_change_of_a_graph_is_named_and_nothing_else() -> None:
+    lanes: list[Lane] = [
+        ("in", "journal"), ("a", "events", {"capacity": 8}), ("c", "events"), ("out", "journal"), ("more", "events"),
+    ]  # fmt: skip
+    new = compile_spec(
+        graph(
+            lanes,
+            [*ENDS, ("ingress", "more")],
+            {
+                "split": router("hash", "in", "a", "c", hash_key="id"),
+                "join": merge("arrival", "out", "c", "a", "more"),
+            },
+            on_full="drop",
+        )
+    )
+    assert _told(GRAPH, new) == [
+        ("setting_changed", "on_full", "block", "drop"),
+        ("lane_removed", "b", "events", None),
+        ("capacity_changed", "a", "1024", "8"),
+        ("lane_added", "c", None, "events"),
+        ("lane_kind_changed", "in", "events", "journal"),
+        ("lane_added", "more", None, "events"),
+        ("endpoint_added", "more", None, "ingress"),
+        ("policy_changed", "split", "broadcast", "hash"),
+        ("hash_key_changed", "split", None, "id"),
+        ("tx_changed", "split", "a, b", "a, c"),
+        ("policy_changed", "join", "ordered", "arrival"),
+        ("rx_changed", "join", "a, b", "c, a, more"),
+    ]
+    assert ("endpoint_removed", "more", "ingress", None) in _told(new, GRAPH)
+    for change in semantic_diff(GRAPH, new):
+        assert change.text.endswith(".")
+
+
+def test_a_role_that_becomes_a_stage_with_an_effect_gains_its_capability() -> None:
+    was = compile_spec(graph([LANES[0], LANES[3]], ENDS, {"r": bridge("in", "out")}))
+    now = compile_spec(graph([LANES[0], LANES[3]], ENDS, {"r": stage("exec:/bin/x", "in", "out")}))
+    assert _told(was, now) == [
+        ("capability_gained", "action:exec", None, "action:exec"),
+        ("role_kind_changed", "r", "bridge", "stage"),
+        ("op_changed", "r", None, "exec:/bin/x"),
+    ]
+
+
+def test_a_ring_that_becomes_a_graph_loses_its_stages_and_gets_roles() -> None:
+    kinds = {kind for kind, *_ in _told(BASE, GRAPH)}
+    assert kinds == {"target_changed", "setting_changed", "stage_removed", "lane_added", "endpoint_added", "role_added"}
+    assert "role_removed" in {kind for kind, *_ in _told(GRAPH, BASE)}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from apps.runtime.spec import CODES, compile_spec
+from tests.runtime.spec.test_graph_rules import RULES as GRAPH_RULES
 from tests.runtime.specs import HEAD, ONE, ring
 
 STAGE = "single_ring.stages"
 TWO = ring(("a", "identity", []), ("b", "dataguard_redact", [0]))
 THREE = ring(("a", "identity", []), ("b", "dataguard_redact", [0]), ("c", "identity", [0, 1]))
+
+SHARDED = ONE + "single_ring.shards=2\nsingle_ring.ordering=per_key\nsingle_ring.shard_key=customer.id\n"
 
 # code, a text that breaks the rule, the line it is told at, the nearest text that keeps it
 RULES: list[tuple[str, str | bytes, int, str | bytes]] = [
@@ -34,7 +37,6 @@ RULES: list[tuple[str, str | bytes, int, str | bytes]] = [
     ("bad_name", ONE.replace("=orders", "=" + "o" * 64), 2, ONE.replace("=orders", "=0_-")),
     ("missing_target", ONE.replace("pipeline.target=SingleRing\n", ""), 0, ONE),
     ("unknown_target", ONE.replace("SingleRing", "singlering"), 3, ONE),
-    ("unsupported_target", "spec.version=1\npipeline.name=a\npipeline.target=LaneGraph", 3, ONE),
     ("bad_integer", ONE + "single_ring.shards=01", 6, ONE + "single_ring.shards=1"),
     ("bad_integer", ONE + "single_ring.shards=1000000000", 6, ONE),
     ("shards_below_one", ONE + "single_ring.shards=0", 6, ONE),
@@ -44,17 +46,12 @@ RULES: list[tuple[str, str | bytes, int, str | bytes]] = [
     ("unknown_scheduling", ONE + "single_ring.scheduling=fair", 6, ONE + "single_ring.scheduling=dedicated"),
     ("work_queue_refused", ONE + "single_ring.scheduling=work_queue", 6, ONE),
     ("strict_needs_one_shard", ONE + "single_ring.shards=2\nsingle_ring.ordering=strict", 7, ONE),
-    ("shards_need_per_key", ONE + "single_ring.shards=2", 6, ONE),
-    ("shards_need_shard_key", ONE + "single_ring.shards=2\nsingle_ring.ordering=per_key", 6, ONE),
+    ("shards_need_per_key", ONE + "single_ring.shards=2", 6, SHARDED),
+    ("shards_need_shard_key", ONE + "single_ring.shards=2\nsingle_ring.ordering=per_key", 6, SHARDED),
+    ("shards_need_shard_key", SHARDED.replace("shard_key", "shardkey"), 6, SHARDED),
+    ("too_many_shards", SHARDED.replace("shards=2", "shards=1025"), 6, SHARDED.replace("shards=2", "shards=1024")),
     ("bad_shard_key", ONE + "single_ring.shard_key=a..b", 6, ONE + "single_ring.shard_key=a.b"),
     ("unused_shard_key", ONE + "single_ring.shard_key=a.b", 6, ONE),
-    (
-        "unsupported_sharding",
-        ONE + "single_ring.shards=2\nsingle_ring.ordering=per_key\nsingle_ring.shard_key=id",
-        6,
-        ONE,
-    ),
-    ("unsupported_sharding", ONE + "single_ring.ordering=per_key", 6, ONE),
     ("no_stages", HEAD, 0, ONE),
     ("too_many_stages", ring(*[(f"s{n}", "identity", []) for n in range(5)]), 12,
      ring(*[(f"s{n}", "identity", []) for n in range(4)])),
@@ -84,9 +81,6 @@ RULES: list[tuple[str, str | bytes, int, str | bytes]] = [
     ("missing_dependencies", ring(("a", "identity", []), ("b", "dataguard_check", [])), 7,
      ring(("a", "identity", []), ("b", "identity", []))),
 ]  # fmt: skip
-ROLES = "".join(f"lane_graph.roles.{n}.name=r{n}\n" for n in range(257))
-LANES = "spec.version=1\npipeline.name=a\npipeline.target=LaneGraph\n"
-RULES.append(("too_many_roles", LANES + ROLES, 260, LANES + ROLES.rsplit("\n", 2)[0]))
 
 
 @pytest.mark.parametrize(("code", "wrong", "line", "right"), RULES, ids=[f"{r[0]}-{n}" for n, r in enumerate(RULES)])
@@ -103,11 +97,11 @@ def test_a_broken_rule_is_told_with_its_code_and_line_and_its_neighbour_is_not(
 
 
 def test_every_code_there_is_has_an_example() -> None:
-    assert {rule[0] for rule in RULES} == set(CODES)
+    assert {rule[0] for rule in (*RULES, *GRAPH_RULES)} == set(CODES)
 
 
 def test_every_diagnostic_tells_what_to_do() -> None:
-    for _, wrong, _, _ in RULES:
+    for _, wrong, _, _ in (*RULES, *GRAPH_RULES):
         for item in compile_spec(wrong).diagnostics:
             assert item.message.endswith(".")
             assert item.hint.endswith((".", "?"))

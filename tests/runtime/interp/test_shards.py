@@ -1,0 +1,76 @@
+"""A ring with a shard key: equal keys one shard, their order kept, records without the key refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from apps.runtime.interpreter import Interpreter
+from apps.runtime.spec import Plan, compile_spec
+from tests.runtime.specs import ONE
+
+SHARDED = ONE + "single_ring.ordering=per_key\nsingle_ring.shard_key=customer.id\n"
+
+
+def _plan(shards: int) -> Plan:
+    plan = compile_spec(SHARDED + f"single_ring.shards={shards}\n").plan
+    assert plan is not None
+    return plan
+
+
+def _record(number: int, key: object) -> bytes:
+    return json.dumps({"n": number, "customer": {"id": key}}).encode()
+
+
+def test_equal_keys_are_in_one_shard_and_come_out_in_the_order_they_came_in() -> None:
+    runner = Interpreter(_plan(4), {})
+    records = [_record(number, number * 7 % 13) for number in range(200)]
+    outcomes = list(runner.run(records))
+    assert [outcome.emitted for outcome in outcomes] == records
+    shards: dict[object, set[int]] = {}
+    for record, outcome in zip(records, outcomes, strict=True):
+        shards.setdefault(json.loads(record)["customer"]["id"], set()).add(outcome.shard)
+    assert all(len(found) == 1 for found in shards.values())
+    assert set().union(*shards.values()) == {0, 1, 2, 3}
+
+
+def test_the_shard_of_a_key_is_fixed_for_ever() -> None:
+    runner = Interpreter(_plan(8), {})
+    keys = ("ann", 1, 1.5, None, ["a"], {"b": 1, "a": 2}, {"a": 2, "b": 1})
+    texts = (b'"ann"', b"1", b"1.5", b"null", b'["a"]', b'{"a":2,"b":1}', b'{"a":2,"b":1}')
+    expected = [hashlib.sha256(text).digest()[7] % 8 for text in texts]
+    assert [runner.process(_record(0, key)).shard for key in keys] == expected == [3, 1, 7, 7, 7, 7, 7]
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_record_without_the_key_is_refused_before_any_stage_and_counted_at_the_ingress(shards: int) -> None:
+    runner = Interpreter(_plan(shards), {})
+    for record, code in (
+        (b"{}", "key_missing"),
+        (b'{"customer":1}', "key_missing"),
+        (b'{"customer.id":1}', "key_missing"),
+        (b"x", "not_json"),
+        (b"[]", "not_an_object"),
+    ):
+        outcome = runner.process(record)
+        assert outcome.refused is not None
+        assert (outcome.refused.stage, outcome.refused.code, outcome.passed) == ("lane:ingress", code, ())
+    runner.process(_record(1, "k"))
+    assert runner.stats() == {
+        "lane:ingress": {"received": 6, "forwarded": 1, "refused": 5},
+        "a": {"received": 1, "forwarded": 1, "refused": 0},
+    }
+
+
+def test_what_comes_out_does_not_depend_on_the_number_of_shards() -> None:
+    records = [_record(number, number % 5) for number in range(50)]
+    told = {tuple(outcome.emitted for outcome in Interpreter(_plan(n), {}).run(records)) for n in (1, 2, 3, 1024)}
+    assert len(told) == 1
+
+
+def test_without_a_key_per_key_is_one_shard_that_takes_anything() -> None:
+    plan = compile_spec(ONE + "single_ring.ordering=per_key\n").plan
+    assert plan is not None
+    assert Interpreter(plan, {}).process(b"\x00").emitted == b"\x00"
