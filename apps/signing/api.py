@@ -14,8 +14,7 @@ from apps.access.roles import Permission
 from apps.core.api import StrictSerializer, Text, keyset_page, status_filter
 from apps.core.errors import NotFound
 from apps.signing.models import KeyStatus, SigningKey
-from apps.signing.services import key_document, retire, revoke, rotate
-from apps.signing.services.lifecycle import REASON_LENGTH
+from apps.signing.services import REASON_LENGTH, key_document, retire, revoke, rotate
 from apps.tenancy.scope import Scope
 
 

@@ -1,6 +1,6 @@
 """Making keys, taking them out of use, and signing with them."""
 
-from apps.signing.services.lifecycle import make_first_key, retire, revoke, rotate
+from apps.signing.services.lifecycle import REASON_LENGTH, make_first_key, retire, revoke, rotate
 from apps.signing.services.reading import (
     active_signer,
     enrollment_key_set,
@@ -15,6 +15,7 @@ from apps.signing.services.reading import (
 from apps.signing.services.reencryption import Reencrypted, missing_encryption_keys, primary_id, reencrypt
 
 __all__ = [
+    "REASON_LENGTH",
     "Reencrypted",
     "active_signer",
     "enrollment_key_set",
