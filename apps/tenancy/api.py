@@ -24,9 +24,10 @@ from apps.core.api import (
     text_filter,
     validated,
 )
-from apps.core.errors import BadRequest, FieldError
+from apps.core.errors import BadRequest, FieldError, PreconditionFailed
 from apps.tenancy import services
 from apps.tenancy.models import Environment, Organization, Project
+from apps.tenancy.selectors import resolve
 
 Node = Organization | Project | Environment
 
@@ -107,24 +108,34 @@ class _NodeView(ScopedView):
         node = self.scope.node
         return tagged(request, node_document(node), str(node.rev))
 
-    def _change(self, request: Request, wanted: Any) -> Response:
-        node = self.scope.node
+    def _change(self, request: Request, wanted: Any, *, expected_rev: int | None) -> Response:
         changes = validated(self._input(), wanted)
-        check_if_match(request, node.rev)
-        expected = node.rev if "If-Match" in request.headers else None
-        updated = services.update_node(actor=self.principal.ref, node=node, expected_rev=expected, **changes)
+        check_if_match(request, self.scope.node.rev)
+        updated = services.update_node(
+            actor=self.principal.ref, node=self.scope.node, expected_rev=expected_rev, **changes
+        )
         return tagged(request, node_document(updated), str(updated.rev))
 
     def put(self, request: Request, **ids: uuid.UUID) -> Response:
-        return self._change(request, _without_read_only(request.data, node_document(self.scope.node)))
+        node = self.scope.node
+        expected = node.rev if "If-Match" in request.headers else None
+        return self._change(request, _without_read_only(request.data, node_document(node)), expected_rev=expected)
 
     def patch(self, request: Request, **ids: uuid.UUID) -> Response:
-        present = node_document(self.scope.node)
+        """A patch holds for what is stored when it is written: if somebody else was faster, it is merged again."""
         patch = request.data
         if not isinstance(patch, dict):
             raise BadRequest("An object is expected.", code="invalid_input")
-        merged = merge_patch(present, _without_read_only(patch, present))
-        return self._change(request, {k: v for k, v in merged.items() if k not in READ_ONLY})
+        while True:
+            present = node_document(self.scope.node)
+            merged = merge_patch(present, _without_read_only(patch, present))
+            wanted = {k: v for k, v in merged.items() if k not in READ_ONLY}
+            try:
+                return self._change(request, wanted, expected_rev=self.scope.node.rev)
+            except PreconditionFailed:
+                if "If-Match" in request.headers:
+                    raise
+            self.scope = resolve(self.scope.organization_id, self.scope.project_id, self.scope.environment_id)
 
     def delete(self, request: Request, **ids: uuid.UUID) -> Response:
         force = _force(request)

@@ -14,13 +14,13 @@ from django.db import IntegrityError, models, transaction
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row
+from apps.core.db import lock_row, lock_rows
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, PreconditionFailed
 from apps.tenancy import registry
 from apps.tenancy.models import SLUG, Environment, Organization, Posture, Project
 from apps.tenancy.registry import EnvironmentSettings
 from apps.tenancy.scope import Scope
-from apps.tenancy.selectors import scope_of
+from apps.tenancy.selectors import lock_environments, scope_of
 
 N = TypeVar("N", bound=Organization | Project | Environment)
 
@@ -265,6 +265,16 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
     return updated
 
 
+def _lock_below(node: Organization | Project | Environment) -> None:
+    """Lock every living node below `node`, parents first: what is being made there is there, or is refused, by the time
+    one looks at it."""
+    if isinstance(node, Organization):
+        lock_rows(Project.objects.filter(organization=node, deleted_at__isnull=True).order_by("pk"))
+        lock_environments(node.pk)
+    elif isinstance(node, Project):
+        lock_rows(Environment.objects.filter(project=node, deleted_at__isnull=True).order_by("pk"))
+
+
 def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
     """Delete a node and all below it: the one way to do it, for the API and the admin alike.
 
@@ -274,6 +284,7 @@ def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
     """
     with transaction.atomic():
         fresh = scope_of(_locked(scope.node))
+        _lock_below(fresh.node)
         blockers = [text for guard in registry.deletion_guards() for text in guard(fresh)]
         if blockers and not force:
             raise Conflict(
