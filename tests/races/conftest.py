@@ -84,12 +84,10 @@ class Racers:
             self._read(process, "ready")
         for process, _ in playing:
             self._write(process, "go")
-        dealt = []
-        for process, hand in playing:
-            results = json.loads(self._read(process))
-            broken = [r for r in results if "error" in r or r.get("status", 0) >= 500]
-            assert not broken, broken
-            dealt.append(results[: len(hand)])
+        results = [json.loads(self._read(process)) for process, _ in playing]
+        broken = [r for result in results for r in result if "error" in r or r.get("status", 0) >= 500]
+        assert not broken, broken
+        dealt = [result[: len(hand)] for result, (_, hand) in zip(results, playing, strict=True)]
         in_order = [r for turn in itertools.zip_longest(*dealt) for r in turn if r is not None]
         return [Answer(r.get("status", 0), r.get("body"), r.get("headers", {})) for r in in_order]
 
@@ -98,7 +96,11 @@ class Racers:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.close()
-            process.wait(timeout=20)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             process.stdout.close()
 
 

@@ -100,8 +100,9 @@ def race(calls: list[dict[str, Any]], started: threading.Event, shift: Callable[
     for thread in threads:
         thread.start()
     print("ready", flush=True)
-    if sys.stdin.readline() == "go\n":
-        started.set()
+    if sys.stdin.readline() != "go\n":
+        os._exit(1)  # whoever set this up is gone
+    started.set()
     for thread in threads:
         thread.join()
     return results
