@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.runtime.config import CONFIG_SCHEMA, check_config, config_hash
-from apps.runtime.config_secrets import secret_name, secret_value
+from apps.runtime.config import CONFIG_SCHEMA, adapters_of, check_config, config_hash
+from apps.runtime.config.secrets import secret_name, secret_value
 from apps.runtime.spec import compile_spec
 from tests.runtime.ops.test_records import values
-from tests.runtime.specs import plan_of
+from tests.runtime.specs import graph_plan, plan_of
 
 ROOT = Path(__file__).parents[3]
 PLAN = plan_of(("a", "identity", []))
@@ -37,6 +37,8 @@ def test_every_key_is_optional_where_the_ops_need_none() -> None:
     assert check_config({"adapters": {}, "tuning": {}, "stages": {}, "environment": {}}, PLAN) == ()
 
 
+FILE = {"type": "file", "path": "a.jsonl"}
+PORT = {"type": "http", "port": 9000}
 BAD: list[tuple[object, str, str]] = [
     ([], "", "wrong_type"),
     (None, "", "wrong_type"),
@@ -68,6 +70,17 @@ BAD: list[tuple[object, str, str]] = [
     ({"adapters": {"egress": {"type": "http"}}}, "/adapters/egress/url", "bad_url"),
     ({"adapters": {"egress": {"type": "http", "url": "file:///etc"}}}, "/adapters/egress/url", "bad_url"),
     ({"adapters": {"egress": {"type": "http", "url": "https://u:p@h/"}}}, "/adapters/egress/url", "bad_url"),
+    ({"adapters": {"ingress": {"lanes": []}}}, "/adapters/ingress/lanes", "wrong_type"),
+    ({"adapters": {"ingress": {"lanes": {}, "type": "file"}}}, "/adapters/ingress/type", "unknown_key"),
+    ({"adapters": {"ingress": {"lanes": {"A": FILE}}}}, "/adapters/ingress/lanes/A", "bad_lane_name"),
+    ({"adapters": {"ingress": {"lanes": {"a": 1}}}}, "/adapters/ingress/lanes/a", "wrong_type"),
+    ({"adapters": {"egress": {"lanes": {"a": {"type": "http"}}}}}, "/adapters/egress/lanes/a/url", "bad_url"),
+    ({"adapters": {"egress": {"lanes": {"a": FILE, "b": FILE}}}}, "/adapters/egress/lanes/b/path", "used_twice"),
+    (
+        {"adapters": {"ingress": {"lanes": {"a": PORT, "b": {**PORT, "path": "/b"}}}}},
+        "/adapters/ingress/lanes/b/port",
+        "used_twice",
+    ),
     ({"stages": []}, "/stages", "wrong_type"),
     ({"stages": {"a": []}}, "/stages/a", "wrong_type"),
     ({"stages": {"A": {}}}, "/stages/A", "bad_stage_id"),
@@ -116,6 +129,43 @@ def test_the_stages_are_held_against_the_plan() -> None:
     assert found({"stages": {"a": {"schema": True}}}, PLAN) == [("/stages/a/schema", "schema_not_taken")]
 
 
+def test_the_examples_of_graphs_are_configs_for_their_specs() -> None:
+    config = json.loads((ROOT / "docs/examples/config-fan-out.json").read_text())
+    plan = compile_spec((ROOT / "docs/examples/21-fan-out-and-merge.kv").read_bytes()).plan
+    assert plan is not None
+    assert check_config(config, plan) == ()
+    assert {lane: adapter["type"] for lane, adapter in adapters_of(config, plan, "ingress").items()} == {
+        "shop": "file",
+        "market": "http",
+    }
+    assert set(adapters_of(config, plan, "egress")) == {"orders", "out"}
+
+
+def test_the_adapters_are_held_against_the_plans_lanes() -> None:
+    plan = graph_plan((ROOT / "docs/examples/21-fan-out-and-merge.kv").read_text())
+    stages = {"check": {"schema": True}, "redact": {"rules": ["a:drop"]}}
+
+    def told(ingress: object) -> list[tuple[str, str]]:
+        return found({"adapters": {"ingress": ingress}, "stages": stages}, plan)
+
+    assert told({"lanes": {"shop": FILE}}) == []
+    assert told(FILE) == [("/adapters/ingress", "lanes_needed")]
+    assert told({"lanes": {"out": FILE, "shop": PORT}}) == [("/adapters/ingress/lanes/out", "unknown_lane")]
+
+
+def test_one_adapter_is_for_the_only_lane_whatever_it_is_called() -> None:
+    config = {"adapters": {"ingress": FILE, "egress": {"lanes": {"egress": FILE}}}}
+    assert check_config(config, PLAN) == ()
+    assert adapters_of(config, PLAN, "ingress") == {"ingress": FILE}
+    assert adapters_of(config, PLAN, "egress") == {"egress": FILE}
+    assert adapters_of({}, PLAN, "egress") == {}
+    graph = graph_plan((ROOT / "docs/examples/20-lane-graph.kv").read_text())
+    assert adapters_of({"adapters": {"ingress": FILE}}, graph, "ingress") == {"in": FILE}
+    assert found(
+        {"adapters": {"egress": {"lanes": {"egress": FILE}}}, "stages": {"redact": {"rules": ["a:drop"]}}}, graph
+    ) == [("/adapters/egress/lanes/egress", "unknown_lane")]
+
+
 def test_all_problems_are_told_at_once() -> None:
     config = {"x": 1, "tuning": {"profile": 1}, "adapters": {"egress": 1}, "environment": {"A": "x", "PASSWORD": "y"}}
     assert [pointer for pointer, _ in found(config, GUARD)] == [
@@ -136,6 +186,7 @@ SECRET_ONLY = {
     "too_large",
     "bad_path",
     "bad_url",
+    "used_twice",
 }
 BEYOND_THE_SHAPE = {*SECRET_ONLY, "no_action", "unknown_keyword", "wrong_type"}
 
