@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,12 +14,18 @@ from tests.runtime.making import AGENT, ENVIRONMENT, ORG, PROJECT, Maker
 
 
 class ControlPlane:
-    """`desired` is what polls answer; `bundles` what downloads give; `reports` and `beats` what the agent said."""
+    """`desired` is what polls answer; `bundles` what downloads give; `reports` and `beats` what the agent said.
+
+    `key_set_version` is what it speaks of, `key_sets` the envelopes that it gives whatever is asked for. An iterator in place of
+    an archive or of the envelopes is sent as it comes, without a length, until the other side hangs up.
+    """
 
     def __init__(self, maker: Maker, port: int = 0) -> None:
         self.maker = maker
         self.desired: dict[str, Any] | None = None
-        self.bundles: dict[str, bytes] = {}
+        self.bundles: dict[str, bytes | Iterator[bytes]] = {}
+        self.key_sets: list[dict[str, Any]] | Iterator[bytes] = []
+        self.key_set_version = 1
         self.reports: list[dict[str, Any]] = []
         self.beats: list[dict[str, Any]] = []
         self.refuse_keys = False
@@ -42,12 +50,23 @@ class ControlPlane:
             def _serve(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("Content-Length", "0") or 0))
                 status, body = plane.answer(self.path, json.loads(raw) if raw else None)
+                if isinstance(body, Iterator):
+                    self._pour(status, body)
+                    return
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)) if status != 204 else "0")
                 self.end_headers()
                 if status != 204:
                     self.wfile.write(data)
+
+            def _pour(self, status: int, pieces: Iterator[bytes]) -> None:
+                self.send_response(status)
+                self.send_header("Connection", "close")
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    for piece in pieces:
+                        self.wfile.write(piece)
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return super().date_time_string(time.time() + plane.clock_ahead)
@@ -72,7 +91,7 @@ class ControlPlane:
         self.desired = desired
 
     def _state(self) -> dict[str, Any]:
-        return {"desired": self.desired, "url": None, "heartbeat_seconds": 1, "key_set_version": 1}
+        return {"desired": self.desired, "url": None, "heartbeat_seconds": 1, "key_set_version": self.key_set_version}
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
         if self.refuse_keys:
@@ -104,5 +123,7 @@ class ControlPlane:
             self.reports.append({**body, "to": path.split("/")[-2]})
             return 200, {}
         if "/signing-keys" in path:
-            return 200, {"version": 1, "keys": [], "envelopes": []}
+            if isinstance(self.key_sets, Iterator):
+                return 200, self.key_sets
+            return 200, {"version": self.key_set_version, "keys": [], "envelopes": self.key_sets}
         return 404, {"code": "not_found", "detail": path}

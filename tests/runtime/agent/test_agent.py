@@ -15,7 +15,7 @@ import pytest
 from tests.runtime.agent.fake_control_plane import ControlPlane
 from tests.runtime.agent.host import Host
 from tests.runtime.agent.waiting import until
-from tests.runtime.making import Maker, now_ms
+from tests.runtime.making import now_ms
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(60)]
 
@@ -63,15 +63,8 @@ def flipped(archive: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("case", "code"),
     [
-        ("byte", "bundle_"),
-        ("foreign", "unknown_key"),
-        ("older", "sequence_older"),
-        ("environment", "wrong_environment"),
-        ("expired directive", "directive_expired"),
-        ("replayed directive", "directive_replayed"),
         ("credential", "credential_expired"),
         ("path", "bundle_path_escape"),
-        ("endless", "answer_too_large"),
         ("outside", "path_not_allowed"),
     ],
 )
@@ -79,29 +72,12 @@ def test_what_can_not_be_believed_is_refused_reported_and_changes_nothing(runnin
     maker, plane = running.plane.maker, running.plane
     second = maker.bundle("name:drop", sequence=1001)
     desired, archive = maker.directive(second, 11), second.archive
-    if case == "byte":
-        archive = flipped(archive)
-    elif case == "foreign":
-        stranger = Maker().bundle("name:drop", sequence=1001)
-        desired, archive = maker.directive(stranger, 11), stranger.archive
-    elif case == "older":
-        older = maker.bundle("name:drop", sequence=999)
-        desired, archive = maker.directive(older, 11), older.archive
-    elif case == "environment":
-        other = maker.bundle("name:drop", sequence=1001, environment_id="01890000-0000-7000-8000-0000000000ff")
-        desired, archive = maker.directive(other, 11), other.archive
-    elif case == "expired directive":
-        desired = maker.directive(second, 11, issued_at=now_ms() - 3_600_000, expires_at=now_ms() - 3_000_000)
-    elif case == "replayed directive":
-        desired = maker.directive(second, 10)
-    elif case == "credential":
+    if case == "credential":
         late = maker.bundle("name:drop", sequence=1001, expires_at=now_ms() - 1000)
         desired, archive = maker.directive(late, 11), late.archive
     elif case == "path":
         archive = bad_path(archive)
         desired = maker.directive(second, 11, bundle_sha256=hashlib.sha256(archive).hexdigest())
-    elif case == "endless":
-        archive = b"\0" * (9 * 1024 * 1024)
     else:
         running.stop()
         linked = running.data / "out.jsonl"

@@ -1,0 +1,5 @@
+"""The same lying control plane and the same real agent as beside."""
+
+from tests.runtime.agent.conftest import host, plane, running
+
+__all__ = ["host", "plane", "running"]
