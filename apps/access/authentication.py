@@ -15,8 +15,11 @@ from apps.access.models import PersonalToken, User
 from apps.access.principals import Principal, person_principal
 from apps.core import clock, context
 from apps.core.errors import Forbidden, Unauthenticated
+from apps.core.prepared import Prepared
 
 LAST_USED_EVERY = dt.timedelta(minutes=1)
+
+_token_by_digest = Prepared(lambda sha256: PersonalToken.objects.select_related("user").filter(sha256=sha256))
 
 
 def bearer(request: Request | HttpRequest) -> str | None:
@@ -46,7 +49,7 @@ def expect_family(text: str, *families: str) -> tokens.ParsedToken:
 def principal_of_personal_token(text: str) -> Principal:
     """The person a `byt_pat_` token belongs to. Raises Unauthenticated with what is wrong with the token."""
     parsed = expect_family(text, "pat")
-    row = PersonalToken.objects.select_related("user").filter(sha256=parsed.sha256).first()
+    row = _token_by_digest.first(parsed.sha256)
     if row is None or row.revoked_at is not None or not row.user.is_active:
         raise Unauthenticated("This token is not valid.", code="invalid_token")
     now = clock.now()

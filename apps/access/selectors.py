@@ -10,6 +10,7 @@ from django.db.models import Q, QuerySet
 from apps.access.models import Membership, MemberStatus, User
 from apps.access.principals import Principal
 from apps.access.roles import PROJECT_ROLES, Permission, Role, roles_with
+from apps.core.prepared import Prepared
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 
@@ -25,13 +26,19 @@ def active_memberships(user_id: uuid.UUID) -> QuerySet[Membership]:
     )
 
 
+_roles_in: Prepared[tuple[uuid.UUID | None, str]] = Prepared(
+    lambda user_id, organization_id: (
+        active_memberships(user_id).filter(organization_id=organization_id).values_list("project_id", "role")
+    )
+)
+
+
 def roles_at(user_id: uuid.UUID, scope: Scope) -> tuple[Role | None, Role | None, bool]:
     """(organization role, role on the scope's project, any role in the organization) in one query."""
     org_role: Role | None = None
     project_role: Role | None = None
     anywhere = False
-    rows = active_memberships(user_id).filter(organization_id=scope.organization_id)
-    for project_id, role in rows.values_list("project_id", "role"):
+    for project_id, role in _roles_in.all(user_id, scope.organization_id):
         anywhere = True
         if project_id is None:
             org_role = Role(role)

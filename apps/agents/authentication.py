@@ -23,6 +23,7 @@ from apps.audit import services as audit
 from apps.core import clock, context
 from apps.core.errors import BadRequest, NotFound, Unauthenticated
 from apps.core.parsers import StrictJSONParser
+from apps.core.prepared import Prepared
 from apps.limits import services as limits
 from apps.tenancy.selectors import scope_of
 
@@ -55,6 +56,11 @@ def working_keys() -> QuerySet[AgentKey]:
     )
 
 
+_key_by_digest = Prepared(
+    lambda sha256: working_keys().select_related("agent__environment__project__organization").filter(sha256=sha256)
+)
+
+
 def still_works(key: AgentKey) -> bool:
     """Would `key` be let in this moment?"""
     current = working_keys().filter(pk=key.pk).only("expires_at").first()
@@ -67,9 +73,7 @@ def authenticate_agent(request: Request) -> AgentKey:
     Raises Unauthenticated `invalid_token`, `token_expired`, or as `bearer_of_family`.
     """
     parsed = bearer_of_family(request, "agt")
-    key = (
-        working_keys().select_related("agent__environment__project__organization").filter(sha256=parsed.sha256).first()
-    )
+    key = _key_by_digest.first(parsed.sha256)
     if key is None:
         raise Unauthenticated("This key is not known.")
     if key.expires_at is not None and key.expires_at <= clock.now():

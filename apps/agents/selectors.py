@@ -10,6 +10,7 @@ from django.db import models
 
 from apps.agents.models import Agent, AgentQuerySet, EnrollmentToken, Liveness
 from apps.core.errors import NotFound
+from apps.core.prepared import Prepared
 from apps.tenancy.scope import Scope
 
 
@@ -44,9 +45,12 @@ def gone_silent(agent_ids: Iterable[uuid.UUID], now: dt.datetime) -> list[uuid.U
     return list(rows.values_list("pk", flat=True))
 
 
+_agent_in = Prepared(lambda environment_id, pk: Agent.objects.filter(environment_id=environment_id, pk=pk))
+
+
 def get_agent(scope: Scope, agent_id: uuid.UUID) -> Agent:
     """One agent of the environment. NotFound otherwise."""
-    agent = all_in(scope).filter(pk=agent_id).first()
+    agent = _agent_in.first(scope.here.pk, agent_id)
     if agent is None:
         raise NotFound()
     return agent

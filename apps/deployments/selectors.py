@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from apps.access.principals import Principal
 from apps.agents.models import Agent
 from apps.agents.registry import Desired
 from apps.core.errors import NotFound
+from apps.core.prepared import Prepared
 from apps.deployments.desired import Assigned, desired_of
 from apps.deployments.models import (
     IN_FLIGHT,
@@ -94,9 +95,14 @@ def bundles(scope: Scope) -> ScopedQuerySet[ConfigBundle]:
     return ConfigBundle.objects.filter(environment=scope.here)
 
 
+_bundle_in: Prepared[ConfigBundle] = Prepared(
+    lambda environment_id, pk: ConfigBundle.objects.filter(environment_id=environment_id, pk=pk)
+)
+
+
 def get_bundle(scope: Scope, bundle_id: uuid.UUID) -> ConfigBundle:
     """One config bundle of the environment. NotFound otherwise."""
-    bundle = bundles(scope).filter(pk=bundle_id).first()
+    bundle = _bundle_in.first(scope.here.pk, bundle_id)
     if bundle is None:
         raise NotFound()
     return bundle
@@ -108,9 +114,14 @@ def deployments(scope: Scope) -> DeploymentQuerySet:
     return rows
 
 
+_deployment_in: Prepared[Deployment] = Prepared(
+    lambda environment_id, pk: Deployment.objects.filter(environment_id=environment_id, pk=pk)
+)
+
+
 def get_deployment(scope: Scope, deployment_id: uuid.UUID) -> Deployment:
     """One deployment of the environment. NotFound otherwise."""
-    deployment: Deployment | None = deployments(scope).filter(pk=deployment_id).first()
+    deployment = _deployment_in.first(scope.here.pk, deployment_id)
     if deployment is None:
         raise NotFound()
     return deployment
@@ -172,16 +183,21 @@ def needing_redeployment(rows: DeploymentQuerySet, wanted: bool) -> DeploymentQu
     return rows.filter(marked if wanted else ~marked)
 
 
+def _counted(targets: QuerySet[Target]) -> QuerySet[Target, tuple[uuid.UUID, int, str, int]]:
+    return targets.values_list("deployment_id", "phase", "status").annotate(n=Count("pk"))
+
+
+_counts_of = Prepared(lambda pk: _counted(Target.objects.filter(deployment_id=pk)))
+
+
 def overviews(deployments: Iterable[Deployment]) -> dict[uuid.UUID, Overview]:
     """{deployment: its overview}, in two queries for all of them, and one more if a key of theirs was revoked."""
     wanted = {deployment.pk: deployment for deployment in deployments}
     stale = still_run(pk for pk, deployment in wanted.items() if deployment.key_revoked_at is not None)
     by_phase: dict[uuid.UUID, dict[int, Counter[str]]] = {pk: {} for pk in wanted}
-    rows = (
-        Target.objects.filter(deployment_id__in=list(wanted))
-        .values_list("deployment_id", "phase", "status")
-        .annotate(n=Count("pk"))
-    )
+    # one alone is what a detail asks for, all the time
+    alone = list(wanted) if len(wanted) == 1 else None
+    rows = _counts_of.all(*alone) if alone else _counted(Target.objects.filter(deployment_id__in=list(wanted)))
     for pk, phase, status, n in rows:
         by_phase[pk].setdefault(phase, Counter())[status] += n
     phased = [pk for pk, deployment in wanted.items() if deployment.phased]

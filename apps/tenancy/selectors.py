@@ -6,6 +6,7 @@ import uuid
 
 from apps.core.db import lock_row, lock_rows
 from apps.core.errors import NotFound
+from apps.core.prepared import Prepared
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 
@@ -19,30 +20,37 @@ def scope_of(node: Organization | Project | Environment) -> Scope:
     return Scope(node)
 
 
+_environment_at = Prepared(
+    lambda organization_id, project_id, environment_id: Environment.objects.select_related(
+        "project__organization"
+    ).filter(
+        pk=environment_id,
+        project_id=project_id,
+        project__organization_id=organization_id,
+        deleted_at__isnull=True,
+    )
+)
+_project_at = Prepared(
+    lambda organization_id, project_id: Project.objects.select_related("organization").filter(
+        pk=project_id, organization_id=organization_id, deleted_at__isnull=True
+    )
+)
+_organization_at = Prepared(
+    lambda organization_id: Organization.objects.filter(pk=organization_id, deleted_at__isnull=True)
+)
+
+
 def resolve(
     organization_id: uuid.UUID, project_id: uuid.UUID | None = None, environment_id: uuid.UUID | None = None
 ) -> Scope:
     """The living scope of these ids in one query. NotFound when one is missing, deleted or not under the other."""
     node: Organization | Project | Environment | None
-    if environment_id is not None:
-        node = (
-            Environment.objects.select_related("project__organization")
-            .filter(
-                pk=environment_id,
-                project_id=project_id,
-                project__organization_id=organization_id,
-                deleted_at__isnull=True,
-            )
-            .first()
-        )
+    if environment_id is not None and project_id is not None:
+        node = _environment_at.first(organization_id, project_id, environment_id)
     elif project_id is not None:
-        node = (
-            Project.objects.select_related("organization")
-            .filter(pk=project_id, organization_id=organization_id, deleted_at__isnull=True)
-            .first()
-        )
+        node = _project_at.first(organization_id, project_id)
     else:
-        node = Organization.objects.filter(pk=organization_id, deleted_at__isnull=True).first()
+        node = _organization_at.first(organization_id)
     if node is None:
         raise NotFound()
     return scope_of(node)

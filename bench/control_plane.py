@@ -1,0 +1,141 @@
+"""The control plane to measure: on a PostgreSQL database of its own, called through the whole WSGI application."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.services import postgres
+
+
+@contextlib.contextmanager
+def control_plane() -> Iterator[str]:
+    """Django set up on a fresh, migrated PostgreSQL database, which is dropped at the end; its URL. Once in a process."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(postgres())
+        name = f"byteor_bench_{secrets.token_hex(6)}"
+        with psycopg.connect(server, autocommit=True) as raw:
+            raw.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        url = f"{server.rsplit('/', 1)[0]}/{name}"
+        try:
+            data = stack.enter_context(tempfile.TemporaryDirectory(prefix="byteor-bench-"))
+            for variable in [v for v in os.environ if v.startswith("BYTEOR_CLOUD_")]:
+                del os.environ[variable]
+            os.environ |= {
+                "DJANGO_SETTINGS_MODULE": "byteor.settings",
+                "BYTEOR_CLOUD_DATABASE_URL": url,
+                "BYTEOR_CLOUD_DATA_DIR": data,
+            }
+            import django
+
+            django.setup()
+            from django.core.management import call_command
+            from django.db import connections
+
+            call_command("migrate", verbosity=0)
+            try:
+                yield url
+            finally:
+                from apps.agents.lane import close_lane
+                from apps.core import wake
+
+                close_lane()
+                wake.close()
+                connections.close_all()
+        finally:
+            with psycopg.connect(server, autocommit=True) as raw:
+                raw.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[arg-type]
+
+
+def log_to(path: Path) -> None:
+    """Send the log, which is written as always, to a file."""
+    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 2)
+
+
+class Application:
+    """A WSGI application, called in this process as a server calls it: nothing of the application is left out, and the server's
+    own cost, which would be the same on both sides, is not there."""
+
+    def __init__(self, application: Any) -> None:
+        self.application = application
+
+    def call(self, method: str, path: str, body: bytes = b"", token: str = "", **headers: str) -> tuple[int, bytes]:
+        path, _, query = path.partition("?")
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "SERVER_NAME": "127.0.0.1",
+            "SERVER_PORT": "8080",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "HTTP_HOST": "127.0.0.1:8080",
+            "REMOTE_ADDR": "127.0.0.1",
+            "CONTENT_LENGTH": str(len(body)),
+            "CONTENT_TYPE": "application/json",
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+        }
+        if token:
+            environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+        for name, value in headers.items():
+            environ[f"HTTP_{name.upper()}"] = value
+        started: list[str] = []
+        answer = self.application(environ, lambda status, headers, exc_info=None: started.append(status))
+        try:
+            content = b"".join(answer)
+        finally:
+            answer.close()
+        return int(started[0][:3]), content
+
+    def json(self, method: str, path: str, body: object = None, token: str = "", expect: int = 200) -> Any:
+        """The parsed answer; SystemExit when it is not what was expected."""
+        data = b"" if body is None else json.dumps(body).encode()
+        status, content = self.call(method, path, data, token)
+        if status != expect:
+            raise SystemExit(f"{method} {path}: {status} {content[:500]!r}")
+        return json.loads(content) if content else None
+
+
+def bare(urlpatterns: list[Any], middleware: list[str]) -> Application:
+    """A Django application of its own in this process: these paths and middlewares, everything else as in ours."""
+    import types
+
+    from django.conf import settings
+    from django.core.handlers.wsgi import WSGIHandler
+
+    module = types.ModuleType(f"bench_urls_{secrets.token_hex(4)}")
+    module.urlpatterns = urlpatterns  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    kept = settings.MIDDLEWARE
+    settings.MIDDLEWARE = middleware
+    try:
+        handler = WSGIHandler()
+    finally:
+        settings.MIDDLEWARE = kept
+    inner = handler._middleware_chain
+
+    def with_own_paths(request: Any) -> Any:
+        from django.urls import set_urlconf
+
+        request.urlconf = module.__name__
+        set_urlconf(module.__name__)
+        return inner(request)
+
+    handler._middleware_chain = with_own_paths
+    return Application(handler)
