@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "road")
+MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "road", "jobs")
 
 
 def main() -> None:

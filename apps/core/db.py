@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from django.db import connection, models, transaction
+from django.db import InterfaceError, OperationalError, connection, models, transaction
 
 atomic = transaction.atomic
+
+# what a database that went away, is full or is overrun raises; close the connection and try again later
+DATABASE_AWAY = (OperationalError, InterfaceError)
 
 M = TypeVar("M", bound=models.Model)
 

@@ -155,8 +155,16 @@ def notify(*channels: str) -> None:
             cursor.execute("SELECT pg_notify(%s, c) FROM unnest(%s::text[]) AS c", [CHANNEL, list(channels)])
 
 
-def wait(channel: str, timeout: float, *, ready: Callable[[], bool] | None = None) -> bool:
-    """Block this thread until `channel` is notified, or at most `timeout` seconds.
+def ticket(channel: str) -> int:
+    """What was heard on `channel` so far. Take it, look, and `wait(since=it)`: what is told in between is not missed."""
+    listener = _here()
+    if not listener.listening.is_set():
+        listener.listening.wait(1.0)
+    return listener.count(channel)
+
+
+def wait(channel: str, timeout: float, *, ready: Callable[[], bool] | None = None, since: int | None = None) -> bool:
+    """Block this thread until `channel` is notified (after the ticket `since`, if given), or at most `timeout` seconds.
 
     With `ready`, until it answers True: it is asked first, and again at each wake. True when woken (or ready), False at the
     timeout or at shutdown. May wake without cause.
@@ -169,7 +177,7 @@ def wait(channel: str, timeout: float, *, ready: Callable[[], bool] | None = Non
     try:
         if not listener.listening.is_set():
             listener.listening.wait(min(1.0, timeout))
-        seen = listener.count(channel)
+        seen = listener.count(channel) if since is None else since
         if ready is not None and ready():
             return True
         while not _stopping.is_set():

@@ -11,8 +11,9 @@ class JobsConfig(AppConfig):
 
     def ready(self) -> None:
         from apps.core.readiness import register_check
-        from apps.jobs.chores import register_own
+        from apps.jobs.chores import check_chores, register_own
         from apps.jobs.liveness import check_worker
 
         register_check("worker", check_worker)
+        register_check("chores", check_chores)
         register_own()

@@ -7,33 +7,29 @@ import os
 import socket
 import uuid
 
-from django.db import DatabaseError
-
 from apps.core import clock
 from apps.core.readiness import NotReady
 from apps.jobs.models import WorkerBeat
 
 CLUSTER_ENV = "BYTEOR_CLUSTER_ID"
 BEAT_EVERY_SECONDS = 5.0
-STALE_SECONDS = 30.0
+STALE_SECONDS = 20.0
+
+
+def own_cluster() -> uuid.UUID | None:
+    """The cluster that this process belongs to; None outside of any."""
+    text = os.environ.get(CLUSTER_ENV)
+    return uuid.UUID(text) if text else None
 
 
 def beat() -> None:
     """Write that the cluster this process belongs to is alive."""
-    text = os.environ.get(CLUSTER_ENV)
-    if text:
-        WorkerBeat.objects.update_or_create(
-            cluster_id=uuid.UUID(text),
-            defaults={"beat_at": clock.now(), "host": socket.gethostname()[:255], "pid": os.getpid()},
-        )
-
-
-def beat_from_job() -> None:
-    """The same from a long job, whose worker can't take a heartbeat meanwhile. A database that is away is no news here."""
-    try:
-        beat()
-    except DatabaseError:
+    cluster = own_cluster()
+    if cluster is None:
         return
+    now = {"beat_at": clock.now(), "host": socket.gethostname()[:255], "pid": os.getpid()}
+    if not WorkerBeat.objects.filter(pk=cluster).update(**now):
+        WorkerBeat.objects.get_or_create(cluster_id=cluster, defaults=now)
 
 
 def last_beat(cluster_id: uuid.UUID) -> dt.datetime | None:

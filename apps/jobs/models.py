@@ -32,8 +32,10 @@ class Job(GuardedModel, TreeModel):
     """One piece of background work.
 
     Legal moves: queued → running → completed; running → failed → retrying → completed | dead_letter; dead_letter →
-    queued by hand. A worker that claims it writes `lease_token` and `lease_expires_at`; `attempt_running` is true from the
-    moment an attempt is counted until it has ended. Claimable: waiting, due, without a lease.
+    queued by hand. A worker that takes it counts the attempt and writes its lease in one statement: `lease_token` fences what
+    comes late, `lease_slot` is one of the places that its organization has (unique, so the cap can't be passed),
+    `lease_cluster` and `lease_pid` say who has it. `attempt_running` is true until the attempt has ended.
+    Can be taken: waiting, due, without a lease.
     """
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="jobs")
@@ -54,6 +56,9 @@ class Job(GuardedModel, TreeModel):
     attempt_running = models.BooleanField(default=False)
     lease_token = models.UUIDField(null=True)
     lease_expires_at = models.DateTimeField(null=True)
+    lease_slot = models.PositiveSmallIntegerField(null=True)
+    lease_cluster = models.UUIDField(null=True)
+    lease_pid = models.PositiveIntegerField(null=True)
 
     objects = GuardedQuerySet.as_manager()
 
@@ -61,19 +66,19 @@ class Job(GuardedModel, TreeModel):
         constraints = [
             models.CheckConstraint(condition=models.Q(status__in=S.values), name="job_status_known"),
             models.CheckConstraint(condition=models.Q(progress__lte=100), name="job_progress_range"),
+            # the cap on what runs per organization; used by its count, and by the sweep of expired leases
+            models.UniqueConstraint(
+                fields=["organization", "lease_slot"],
+                condition=models.Q(lease_slot__isnull=False),
+                name="job_slot_once",
+            ),
         ]
         indexes = [
-            # used by the claim: what is due and nobody's
+            # used by taking: whose jobs wait, and which of an organization is due first
             models.Index(
-                fields=["run_at", "id"],
+                fields=["organization", "run_at", "id"],
                 condition=models.Q(status__in=["queued", "retrying"], lease_token__isnull=True),
-                name="job_due",
-            ),
-            # used by the sweep of expired leases and the count per organization
-            models.Index(
-                fields=["organization", "lease_expires_at"],
-                condition=models.Q(lease_token__isnull=False),
-                name="job_leased",
+                name="job_waiting",
             ),
             # used by the environment's list, and to supersede older ones of a subject
             models.Index(fields=["environment", "-id"], name="job_by_environment"),
@@ -124,7 +129,7 @@ class JobAttempt(TreeModel):
 
 
 class Chore(models.Model):
-    """What the system does for itself: when next, and how the last run went. Whoever moves `next_run_at` runs it."""
+    """What the system does for itself: when next, and how the last run went. Whoever writes the lease runs it."""
 
     name = models.CharField(primary_key=True, max_length=64)
     next_run_at = models.DateTimeField(default=clock.now)
@@ -132,6 +137,8 @@ class Chore(models.Model):
     last_finished_at = models.DateTimeField(null=True)
     last_result = models.IntegerField(null=True)
     last_error = models.CharField(max_length=500, blank=True)
+    lease_token = models.UUIDField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return self.name

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apps.core.errors import NotFound
-from apps.jobs.models import Job
+from apps.jobs.models import Job, JobStatus
 
 
 class PermanentJobError(Exception):
@@ -32,6 +32,11 @@ class JobRun:
     environment_id: uuid.UUID | None
     attempt: int
     lease_token: uuid.UUID
+
+    @property
+    def status(self) -> str:
+        """The job's while this attempt runs."""
+        return JobStatus.RUNNING.value if self.attempt == 1 else JobStatus.RETRYING.value
 
     def progress(self, percent: int) -> None:
         """Say how far it is, 0–100. Raises LeaseLost."""
@@ -63,11 +68,12 @@ class HandlerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChoreSpec:
-    """A chore: `run(now)` answers how many things it did."""
+    """A chore: `run(now)` answers how many things it did. One that takes longer than `timeout` is stuck."""
 
     name: str
     every: dt.timedelta
     run: Callable[[dt.datetime], int]
+    timeout: dt.timedelta
 
 
 _handlers: dict[str, HandlerSpec] = {}
@@ -101,9 +107,16 @@ def handler_types() -> list[str]:
     return sorted(_handlers)
 
 
-def register_chore(name: str, *, every_seconds: float, run: Callable[[dt.datetime], int]) -> None:
-    """Run `run(now)` every so often, in one process at a time."""
-    _chores[name] = ChoreSpec(name, dt.timedelta(seconds=every_seconds), run)
+def longest_timeout() -> int:
+    """The most seconds that any registered handler may take."""
+    return max((spec.timeout_seconds for spec in _handlers.values()), default=0)
+
+
+def register_chore(
+    name: str, *, every_seconds: float, run: Callable[[dt.datetime], int], timeout_seconds: float = 600
+) -> None:
+    """Run `run(now)` every so often, at one place at a time. It must be safe to end anywhere and to run again."""
+    _chores[name] = ChoreSpec(name, dt.timedelta(seconds=every_seconds), run, dt.timedelta(seconds=timeout_seconds))
 
 
 def chores() -> list[ChoreSpec]:

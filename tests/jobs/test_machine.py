@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import time_machine
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from apps.audit.models import AuditEvent
 from apps.core import clock
@@ -20,7 +20,8 @@ from apps.core.ids import new_id
 from apps.jobs import chores, registry, runner
 from apps.jobs.models import Chore, Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError
-from apps.jobs.services import begin_attempt, claim, complete_in_transaction, enqueue, finish, release_expired
+from apps.jobs.services import complete_in_transaction, enqueue, finish, finish_and_take, release_expired, take_job
+from apps.jobs.services.table import FREE, next_due
 from tests.flows.world import running, until
 from tests.support import in_threads
 
@@ -69,6 +70,10 @@ def queued(tenant, **payload) -> Job:
         subject_id=new_id(),
         payload=payload,
     )
+
+
+def theirs(tenant) -> Job:
+    return enqueue(type="test", organization_id=tenant.other_organization.pk, environment_id=None, subject_id=new_id())
 
 
 WAYS = {
@@ -168,8 +173,7 @@ def test_a_newer_one_supersedes_an_older_one_that_waits(tenant):
 
 def test_a_lease_that_ran_out_is_an_attempt_that_failed_and_its_late_end_is_fenced(tenant):
     job = queued(tenant)
-    taken = claim()
-    run = begin_attempt(job_id=job.pk, token=taken.token)
+    run = take_job()
     with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
         assert release_expired() == 1
     job.refresh_from_db()
@@ -177,29 +181,99 @@ def test_a_lease_that_ran_out_is_an_attempt_that_failed_and_its_late_end_is_fenc
     for late in (lambda: finish(run, "late"), lambda: run.progress(5), run.ensure_lease):
         with pytest.raises(LeaseLost):
             late()
-    assert runner.deliver(str(job.pk), str(taken.token)) == "stale"
+    assert runner.perform(run) == "lost"
     with time_machine.travel(clock.now() + dt.timedelta(seconds=40)):
         runner.drain()
     job.refresh_from_db()
     assert (job.status, job.attempts) == ("completed", 2)
 
 
-def test_a_claim_that_never_began_is_free_again_without_costing_an_attempt(tenant):
+def test_an_attempt_is_counted_before_any_of_it_runs(tenant):
     job = queued(tenant)
-    claim()
-    with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
-        release_expired()
+    take_job()
     job.refresh_from_db()
-    assert (job.status, job.attempts, job.lease_token) == ("queued", 0, None)
+    assert (job.status, job.attempts, job.attempt_running) == ("running", 1, True)
+    assert moves(job) == [(1, "queued", "running")]
 
 
+@pytest.mark.postgres
 def test_no_tenant_takes_more_than_its_share(tenant):
     for _ in range(12):
         queued(tenant)
-    other = enqueue(type="test", organization_id=tenant.other_organization.pk, environment_id=None, subject_id=new_id())
-    claims = [c for c in (claim() for _ in range(13)) if c is not None]
-    assert len(claims) == 9
-    assert other.pk in {c.job_id for c in claims}
+    other = theirs(tenant)
+    taken = [run for run in (take_job() for _ in range(13)) if run is not None]
+    assert len(taken) == 9
+    assert other.pk in {run.job_id for run in taken}
+    finish(taken[0])
+    assert take_job() is not None
+    assert take_job() is None
+
+
+@pytest.mark.postgres
+def test_a_single_worker_lets_tenants_take_turns_however_long_ones_queue_is(tenant):
+    for _ in range(20):
+        queued(tenant)
+    for _ in range(3):
+        theirs(tenant)
+    order = []
+    while len(order) < 8:
+        run = take_job()
+        order.append(run.organization_id)
+        runner.perform(run)
+    mine, other = tenant.organization.pk, tenant.other_organization.pk
+    assert order in ([mine, other] * 3 + [mine, mine], [other, mine] * 3 + [mine, mine])
+
+
+@pytest.mark.postgres
+def test_the_database_itself_refuses_a_second_job_in_one_place(tenant):
+    for _ in range(2):
+        queued(tenant)
+    first = take_job()
+    place = Job.objects.get(pk=first.job_id).lease_slot
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Job.objects.exclude(pk=first.job_id).update(lease_slot=place)
+
+
+@pytest.mark.postgres
+def test_what_is_due_later_is_left_alone_and_known(tenant):
+    now = clock.now()
+    assert next_due(now) is None
+    place = {"organization_id": tenant.organization.pk, "environment_id": None, "subject_id": new_id()}
+    enqueue(type="test", **place, run_at=now + dt.timedelta(minutes=5))
+    enqueue(type="test", **place, run_at=now + dt.timedelta(minutes=2))
+    assert take_job() is None
+    assert abs((next_due(now) - now).total_seconds() - 120) < 0.01
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("do", ["", "fail"])
+def test_every_way_an_attempt_goes_is_a_move_of_the_transition_table(tenant, do):
+    """Taking and completing are statements of their own: what they write is what `advance` would."""
+    job = queued(tenant, do=do)
+    while runner.drain():
+        pass
+    legal = legal_moves(Job)
+    for source, target in JobAttempt.objects.filter(job=job).values_list("from_status", "to_status"):
+        assert target in legal[source] or source == target == "retrying"
+    job.refresh_from_db()
+    assert [getattr(job, name) for name in FREE] == [None] * len(FREE)
+    assert not job.attempt_running
+
+
+@pytest.mark.postgres
+def test_finishing_and_taking_the_next_are_one_step_and_a_lost_lease_costs_the_next_nothing(tenant):
+    first, second, third = queued(tenant), queued(tenant), queued(tenant)
+    run = take_job()
+    assert run.job_id == first.pk
+    ours, following = finish_and_take(run, "well")
+    assert (ours, following.job_id) == (True, second.pk)
+    with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
+        release_expired()
+        ours, last = finish_and_take(following, "late")
+    assert (ours, last.job_id) == (False, third.pk)
+    assert dict(Job.objects.values_list("pk", "status")) == {
+        first.pk: "completed", second.pk: "retrying", third.pk: "running"
+    }  # fmt: skip
 
 
 @pytest.mark.postgres

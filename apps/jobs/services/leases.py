@@ -2,100 +2,130 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from dataclasses import dataclass
+from collections import OrderedDict
 
 import structlog
-from django.db import connection, transaction
-from django.db.models import Count, Q
+from django.db import IntegrityError, transaction
+from django.db.models import Q
 
-from apps.core import clock, wake
-from apps.core.db import lock_row
-from apps.core.ids import new_id
-from apps.jobs.models import WAITING, Job
-from apps.jobs.registry import LeaseLost, handler_types
-from apps.jobs.services.moves import LEASE, end_attempt_failed
-from apps.jobs.services.queue import WAKE_JOBS
+from apps.core import clock
+from apps.core.db import DATABASE_AWAY, lock_row
+from apps.jobs.liveness import own_cluster
+from apps.jobs.models import Job
+from apps.jobs.registry import JobRun, LeaseLost, handler_types
+from apps.jobs.services import table
+from apps.jobs.services.moves import already_finished, end_attempt_failed
+from apps.jobs.services.queue import wake_chore
 from apps.runtime.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
-RUNNING_PER_ORGANIZATION = 8
-_CLAIM_LOCK = 4_217_001
+LEASES_CHORE = "job_leases"
+_REMEMBERED = 256
+_RACES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A job that this process has for now."""
+class _Memory:
+    """What this process remembers from one taking to the next: its place, and whom it served."""
 
-    job_id: uuid.UUID
-    type: str
-    token: uuid.UUID
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.slot = self.pid
+        self.served: OrderedDict[uuid.UUID, None] = OrderedDict()
 
+    def taker(self) -> table.Taker:
+        return table.Taker(own_cluster(), self.slot, tuple(self.served))
 
-def _due() -> Q:
-    return Q(status__in=WAITING, lease_token__isnull=True, run_at__lte=clock.now(), type__in=handler_types())
-
-
-def claim() -> Claim | None:
-    """Lease the job that has been due longest; None when there is none for us.
-
-    Organizations that have 8 jobs leased already are passed over, so that no tenant starves another. One claim at a
-    time (a transaction lock on PostgreSQL, the write lock on SQLite) keeps that count exact.
-    """
-    if not Job.objects.filter(_due()).exists():
-        return None
-    with transaction.atomic():
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_CLAIM_LOCK])
-        full = (
-            Job.objects.filter(lease_token__isnull=False)
-            .values("organization_id")
-            .annotate(n=Count("pk"))
-            .filter(n__gte=RUNNING_PER_ORGANIZATION)
-            .values_list("organization_id", flat=True)
-        )
-        row = Job.objects.filter(_due()).exclude(organization_id__in=list(full)).order_by("run_at", "pk").first()
-        if row is None:
+    def note(self, taken: table.Taken | None) -> JobRun | None:
+        if taken is None:
             return None
-        token = new_id()
-        taken = Job.objects.filter(pk=row.pk, lease_token__isnull=True, status=row.status).update(
-            lease_token=token, lease_expires_at=clock.now() + LEASE
-        )
-        fault_point("jobs.claim.before_commit")
-        return Claim(row.pk, row.type, token) if taken else None
+        self.slot = taken.slot
+        self.served[taken.run.organization_id] = None
+        self.served.move_to_end(taken.run.organization_id)
+        if len(self.served) > _REMEMBERED:
+            self.served.popitem(last=False)
+        return taken.run
+
+
+_memory = _Memory()
+
+
+def _own_memory() -> _Memory:
+    global _memory
+    if _memory.pid != os.getpid():
+        _memory = _Memory()
+    return _memory
+
+
+def take_job() -> JobRun | None:
+    """The job that is next in turn, leased to this process and its attempt counted; None when there is none for us.
+
+    No organization has more than eight running (the database refuses a ninth), and they take turns, so that none starves another.
+    """
+    memory = _own_memory()
+    for _ in range(_RACES):
+        try:
+            return memory.note(table.take(memory.taker(), handler_types()))
+        except IntegrityError:  # another process took the same place at this moment
+            memory.slot += 1
+    return None
+
+
+def finish_and_take(run: JobRun, note: str = "") -> tuple[bool, JobRun | None]:
+    """`finish` and `take_job` as one transaction: whether the job was still ours to finish, and the next one."""
+    memory = _own_memory()
+    try:
+        ended, taken = table.complete_and_take(run, note, memory.taker(), handler_types())
+    except IntegrityError:
+        memory.slot += 1
+        ended, taken = table.complete(run, note), None
+    following = memory.note(taken) if taken is not None else None
+    return ended or already_finished(run, note), following
 
 
 def extend_lease(*, job_id: uuid.UUID, token: uuid.UUID) -> bool:
     """Keep the job for another lease; False when it is not ours any more."""
     rows = Job.objects.filter(pk=job_id, lease_token=token)
-    return bool(rows.update(lease_expires_at=clock.now() + LEASE))
+    return bool(rows.update(lease_expires_at=clock.now() + table.LEASE))
+
+
+def give_up_leases(*, cluster: uuid.UUID, pid: int | None = None) -> int:
+    """Let the leases of a process that is known to be dead (or of a whole cluster) run out now; how many there were."""
+    rows = Job.objects.filter(lease_slot__isnull=False, lease_cluster=cluster)
+    if pid is not None:
+        rows = rows.filter(lease_pid=pid)
+    with transaction.atomic():
+        found: int = rows.update(lease_expires_at=clock.now())
+        if found:
+            wake_chore(LEASES_CHORE)
+    return found
 
 
 def release_expired() -> int:
-    """Take back what workers have lost: an attempt that had begun has failed, one that had not is simply free again."""
-    expired = Job.objects.filter(lease_token__isnull=False, lease_expires_at__lt=clock.now())
+    """Take back what workers have lost: each is an attempt that failed. One that can't be taken back holds up no other. How many."""
     done = 0
-    for job_id, token in list(expired.values_list("pk", "lease_token")[:200]):
-        with transaction.atomic():
-            job = lock_row(Job.objects.filter(pk=job_id, lease_token=token, lease_expires_at__lt=clock.now()))
-            if job is None:
-                continue
-            done += 1
-            if not job.attempt_running:
-                Job.objects.filter(pk=job.pk).update(lease_token=None, lease_expires_at=None)
-                wake.notify(WAKE_JOBS)
-                continue
-            try:
+    expired = Q(lease_slot__isnull=False, lease_expires_at__lte=clock.now())
+    for job_id, token in list(Job.objects.filter(expired).values_list("pk", "lease_token")[:200]):
+        try:
+            with transaction.atomic():
+                if lock_row(Job.objects.filter(expired, pk=job_id, lease_token=token)) is None:
+                    continue
                 end_attempt_failed(
-                    job_id=job.pk,
-                    token=job.lease_token,
+                    job_id=job_id,
+                    token=token,
                     error_class="LeaseExpired",
                     error="The worker that ran it stopped renewing its lease.",
                 )
-            except LeaseLost:
-                continue
+        except LeaseLost:
+            continue
+        except DATABASE_AWAY:
+            raise
+        except Exception as error:  # what a room does with its dead job may raise anything; the next run tries again
+            log.error("a job that was lost could not be taken back", job_id=str(job_id), exc_info=error)
+            continue
+        done += 1
         fault_point("jobs.lease.after_release")
         log.warning("job lease expired", job_id=str(job_id))
     return done

@@ -1,4 +1,4 @@
-"""How an attempt begins and ends. Each is one transaction, fenced by the lease token."""
+"""How an attempt ends. Each way is one transaction, fenced by the lease token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime as dt
 import random
 import uuid
 
-from django.conf import settings
 from django.db import transaction
 
 from apps.audit import services as audit
@@ -16,10 +15,9 @@ from apps.core.db import lock_row
 from apps.core.fsm import Move, advance
 from apps.jobs.models import Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, handler_for
+from apps.jobs.services import table
+from apps.jobs.services.queue import WAKE_JOBS
 from apps.runtime.faults import fault_point
-
-LEASE = dt.timedelta(seconds=settings.BYTEOR_JOB_LEASE_SECONDS)
-"""How long a worker has a job without a word; 30 s, shorter only where tests kill workers (local profile)."""
 
 
 def _held(job_id: uuid.UUID, token: uuid.UUID) -> Job:
@@ -44,67 +42,23 @@ def _note_move(
     )
 
 
-@transaction.atomic
-def begin_attempt(*, job_id: uuid.UUID, token: uuid.UUID) -> JobRun:
-    """Count the attempt, before anything of it runs. Raises LeaseLost when the delivery is stale or a repeat."""
-    job = _held(job_id, token)
-    if job.attempt_running:
-        raise LeaseLost(str(job_id))
-    now = clock.now()
-    columns = {
-        "attempts": job.attempts + 1,
-        "attempt_running": True,
-        "started_at": now,
-        "lease_expires_at": now + LEASE,
-    }
-    if job.status == JobStatus.QUEUED.value:
-        move = advance(job, "begin", **columns)
-    else:
-        Job.objects.filter(pk=job.pk).update(**columns)
-        job.attempts += 1
-        move = Move(job.status, job.status)
-    _note_move(job, move)
-    fault_point("jobs.attempt.before_commit")
-    return JobRun(
-        job_id=job.pk,
-        type=job.type,
-        subject_id=job.subject_id,
-        payload=job.payload,
-        organization_id=job.organization_id,
-        environment_id=job.environment_id,
-        attempt=job.attempts,
-        lease_token=token,
-    )
-
-
 def complete_in_transaction(run: JobRun, note: str = "") -> None:
     """End the job as completed inside the handler's own transaction, so that effect and end are one. Raises LeaseLost."""
-    job = _held(run.job_id, run.lease_token)
-    started = job.started_at
-    move = advance(
-        job,
-        "complete",
-        note=note[:500],
-        progress=100,
-        error_class="",
-        error="",
-        attempt_running=False,
-        finished_at=clock.now(),
-        lease_token=None,
-        lease_expires_at=None,
-    )
-    _note_move(job, move, started=started)
+    if not table.complete(run, note):
+        raise LeaseLost(str(run.job_id))
     fault_point("jobs.finish.before_commit")
 
 
-@transaction.atomic
+def already_finished(run: JobRun, note: str = "") -> bool:
+    """Whether the handler has completed the job itself; `note` is then kept."""
+    done = Job.objects.filter(pk=run.job_id, status=JobStatus.COMPLETED.value)
+    return bool(done.update(note=note[:500])) if note else done.exists()
+
+
 def finish(run: JobRun, note: str = "") -> None:
-    """`complete_in_transaction` in one of its own, unless the handler has done it."""
-    if Job.objects.filter(pk=run.job_id, status=JobStatus.COMPLETED.value).exists():
-        if note:
-            Job.objects.filter(pk=run.job_id).update(note=note[:500])
-        return
-    complete_in_transaction(run, note)
+    """`complete_in_transaction` in one of its own, unless the handler has done it. Raises LeaseLost."""
+    if not table.complete(run, note) and not already_finished(run, note):
+        raise LeaseLost(str(run.job_id))
 
 
 def backoff_seconds(type: str, attempts: int) -> float:
@@ -138,10 +92,9 @@ def end_attempt_failed(
             error=why,
             attempt_running=False,
             run_at=now + dt.timedelta(seconds=backoff_seconds(job.type, job.attempts)),
-            lease_token=None,
-            lease_expires_at=None,
+            **table.FREE,
         )
-        wake.notify("jobs")
+        wake.notify(WAKE_JOBS)
         return job
     move = advance(
         job,
@@ -150,8 +103,7 @@ def end_attempt_failed(
         error=why,
         attempt_running=False,
         finished_at=now,
-        lease_token=None,
-        lease_expires_at=None,
+        **table.FREE,
     )
     _note_move(job, move, error_class=what, error=why, started=started)
     on_dead = handler_for(job.type).on_dead

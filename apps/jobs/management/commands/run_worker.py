@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from apps.jobs.worker import Watchdog, run_cluster
+from apps.jobs.worker import Watchdog, run_chores
 
 
 class Command(BaseCommand):
@@ -18,11 +18,18 @@ class Command(BaseCommand):
     help = "Run background jobs and chores."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--cluster", action="store_true", help="internal: the supervised child")
+        child = parser.add_mutually_exclusive_group()
+        child.add_argument("--cluster", action="store_true", help="internal: the supervised cluster")
+        child.add_argument("--chores", action="store_true", help="internal: the supervised process of the chores")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["cluster"]:
+            from apps.jobs.supervisor import run_cluster  # starts django-q2, which only this process may
+
             run_cluster()
+            return
+        if options["chores"]:
+            run_chores()
             return
         try:
             Watchdog().run(settings.BYTEOR_WORKER_BIND)
