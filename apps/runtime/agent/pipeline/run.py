@@ -1,6 +1,7 @@
 """A running bundle.
 
-Records come out in the order they came in. What can't be done now is tried again, a few times quickly, then slowly: meanwhile
+Records come out of each lane in the order they came in. Every ingress lane has its file or port, every egress lane its place; a
+ring has one of each. What can't be done now is tried again, a few times quickly, then slowly: meanwhile
 the pipeline is unhealthy, says why, and goes no further. No record is skipped or lost. A record is processed at least once,
 and short of a failure or a crash exactly once: a file's position is kept only after what came of its records is safely out.
 """
@@ -12,16 +13,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, TypeVar
 
 from apps.runtime.agent.effects import HostEffects
 from apps.runtime.agent.limits import ActivationError, Limits
 from apps.runtime.agent.pipeline.files import FileSource
 from apps.runtime.agent.pipeline.listen import listen
-from apps.runtime.agent.pipeline.sinks import FileSink, HttpSink, NoSink, Sink, SinkFailed
+from apps.runtime.agent.pipeline.sinks import FileSink, HttpSink, Sink, SinkFailed, Sinks
 from apps.runtime.agent.state import State
 from apps.runtime.bundle import VerifiedBundle
+from apps.runtime.config import adapters_of
 from apps.runtime.interpreter import Interpreter, Outcome, SettingsError
 from apps.runtime.ops.effects import EffectFailed
 from apps.runtime.spec.plan import Plan
@@ -30,6 +34,7 @@ IDLE_SECONDS = 0.05
 BATCH_SECONDS = 0.25
 QUICK_TRIES = 5
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+TURN_SECONDS = 5.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
@@ -57,9 +62,9 @@ class Pipeline:
         self._say = say
         self._stop = threading.Event()
         self._turn = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._server: ThreadingHTTPServer | None = None
-        self._finished = False
+        self._threads: list[threading.Thread] = []
+        self._servers: list[ThreadingHTTPServer] = []
+        self._finished: set[threading.Thread] = set()
         self.error: str | None = None
         self.trouble: str | None = None
         self.refusals: deque[str] = deque(maxlen=20)
@@ -70,10 +75,10 @@ class Pipeline:
         limits.check_plan(plan)
         runs_programs = any(stage.op == "exec" for stage in plan.stages)
         variables = limits.variables_for(bundle.config.get("environment", {})) if runs_programs else {}
-        adapters = bundle.config.get("adapters", {})
-        self._ingress: Mapping[str, Any] = adapters.get("ingress") or {}
-        self._source = self._file_source(limits, state)
-        self._sink = self._sink_for(adapters.get("egress") or {}, limits)
+        ingress = adapters_of(bundle.config, plan, "ingress")
+        self._ports = {lane: adapter for lane, adapter in ingress.items() if adapter["type"] == "http"}
+        self._sources = _sources(ingress, limits, state)
+        self._sinks = Sinks(_sinks(adapters_of(bundle.config, plan, "egress"), limits))
         self._effects = HostEffects(limits, state.root, variables)
         try:
             self._interpreter = Interpreter(plan, bundle.config.get("stages", {}), self._effects)
@@ -81,51 +86,41 @@ class Pipeline:
             self._effects.close()
             raise ActivationError("bad_settings", str(error)) from error
 
-    def _file_source(self, limits: Limits, state: State) -> FileSource | None:
-        if self._ingress.get("type") != "file":
-            return None
-        follow = bool(self._ingress.get("follow", True))
-        return FileSource(limits.path(self._ingress["path"]), state, follow=follow)
-
-    def _sink_for(self, egress: Mapping[str, Any], limits: Limits) -> Sink:
-        if egress.get("type") == "file":
-            return FileSink(limits.path(egress["path"]))
-        if egress.get("type") == "http":
-            return HttpSink(limits.egress_url(egress["url"]))
-        return NoSink()
-
     # --- life ---
 
     def start(self) -> None:
         """Open the adapters and begin. Raises ActivationError `adapter_failed` or `disk_full`."""
         try:
-            self._sink.open()
-            if self._ingress.get("type") == "http":
-                self._server = listen(self._ingress, self._take)
-                work: Callable[[], None] = self._server.serve_forever
-            elif self._source is not None:
-                work = self._follow
-            else:
-                return
+            self._sinks.open()
+            works: list[tuple[str, Callable[[], None]]] = []
+            for lane, adapter in self._ports.items():
+                server = listen(adapter, partial(self._take, lane))
+                self._servers.append(server)
+                works.append((f"pipeline-{lane}", server.serve_forever))
+            if self._sources:
+                works.append(("pipeline", self._follow))
         except OSError as error:
             code = "disk_full" if error.errno in FULL else "adapter_failed"
             raise ActivationError(code, f"{type(error).__name__}: {error}") from error
-        self._thread = threading.Thread(target=self._guarded, args=(work,), name="pipeline", daemon=True)
-        self._thread.start()
+        for name, work in works:
+            thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-            self._finished = True
+            self._finished.add(threading.current_thread())
         except Stopped:
-            self._finished = True
+            self._finished.add(threading.current_thread())
         except Exception as error:  # it is the pipeline's end, told in the next heartbeat
             self.error = f"{type(error).__name__}: {error}"
             self._say(f"the pipeline ended: {self.error}")
 
     def alive(self) -> bool:
         """True while it runs, has read all that it was to read, or idles, having nothing to read from."""
-        return self.error is None and (self._thread is None or self._finished or self._thread.is_alive())
+        ended = (thread for thread in self._threads if not thread.is_alive())
+        return self.error is None and all(thread in self._finished for thread in ended)
 
     def healthy(self) -> bool:
         """True while it is alive and nothing keeps it from going on."""
@@ -144,18 +139,19 @@ class Pipeline:
         is not done, and comes again."""
         self._stop.set()
         self._effects.stop()
-        if self._server is not None:
-            if self._thread is not None:
-                self._server.shutdown()
-            self._server.server_close()
-        if self._thread is not None:
-            self._thread.join(timeout=2)
-            self._sink.interrupt()
-            self._thread.join(timeout=20)
+        for server in self._servers:
+            if self._threads:
+                server.shutdown()
+            server.server_close()
+        for thread in self._threads:
+            thread.join(timeout=2)
+        self._sinks.interrupt()
+        for thread in self._threads:
+            thread.join(timeout=20)
         with self._turn:
-            self._sink.close()
-            if self._source is not None:
-                self._source.close()
+            self._sinks.close()
+            for source in self._sources.values():
+                source.close()
             self._effects.close()
 
     # --- trying again ---
@@ -186,62 +182,98 @@ class Pipeline:
         self.trouble = words
 
     def _keep(self, outcome: Outcome) -> None:
-        if outcome.emitted is not None:
-            self._sink.put(outcome.emitted)
-        elif outcome.refused is not None:
-            self.refusals.append(f"{outcome.refused.stage}: {outcome.refused.code}")
+        for emission in outcome.emissions:
+            self._sinks.put(emission.lane, emission.record)
+        self.refusals.extend(f"{refusal.stage}: {refusal.code}" for refusal in outcome.refusals)
 
-    # --- file ---
+    # --- files ---
 
     def _follow(self) -> None:
-        assert self._source is not None
-        while not self._stop.is_set():
-            batch = self._insist(lambda: self._source.take(self._sink.batch) if self._source else [])
-            if batch:
-                self._run(batch)
-            elif self._source.finished():
-                return
-            else:
+        """Take from each file in turn; over when all have ended, which those that are followed never do."""
+        reading = dict(self._sources)
+        while reading and not self._stop.is_set():
+            idle = True
+            for lane, source in self._sources.items():
+                if lane not in reading:
+                    continue
+                batch = self._insist(partial(source.take, self._sinks.batch))
+                if batch:
+                    idle = False
+                    with self._turn:
+                        self._run(lane, source, batch)
+                elif source.finished():
+                    del reading[lane]
+            if idle and reading:
                 self._stop.wait(IDLE_SECONDS)
 
-    def _run(self, batch: list[tuple[bytes, int]]) -> None:
+    def _run(self, lane: str, source: FileSource, batch: list[tuple[bytes, int]]) -> None:
         """Process from the start of `batch` as far as a moment allows, hand over what came of it, then keep the position."""
         until, done = time.monotonic() + BATCH_SECONDS, None
         stopped: Stopped | None = None
         for record, position in batch:
             if record:
                 try:
-                    self._keep(self._insist(lambda record=record: self._interpreter.process(record)))  # type: ignore[misc]
+                    self._keep(self._insist(partial(self._interpreter.process, record, lane)))
                 except Stopped as stop:
                     stopped = stop
                     break
             done = position
             if self._stop.is_set() or time.monotonic() > until:
                 break
-        self._insist(self._sink.flush)
+        self._insist(self._sinks.flush)
         if done is not None:
-            self._insist(lambda: self._source.commit(done) if self._source else None)
+            self._insist(partial(source.commit, done))
         if stopped is not None:
             raise stopped
 
     # --- HTTP ---
 
-    def _take(self, record: bytes) -> tuple[int, bytes]:
+    def _take(self, lane: str, record: bytes) -> tuple[int, bytes]:
         """One record, now. Its sender has it until the answer is 202 or 422."""
-        with self._turn:
+        # another lane may hold the turn while it waits for its egress
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            return 503, b'{"code": "unavailable"}'
+        try:
             if self._stop.is_set():
                 return 503, b'{"code": "stopping"}'
             try:
-                outcome = self._insist(lambda: self._interpreter.process(record), tries=3)
+                outcome = self._insist(partial(self._interpreter.process, record, lane), tries=3)
                 self._keep(outcome)
-                self._insist(self._sink.flush, tries=3)
+                self._insist(self._sinks.flush, tries=3)
             except Stopped:
-                self._sink.discard()
+                self._sinks.discard()
                 return 503, b'{"code": "unavailable"}'
             self.trouble = None
-        if outcome.refused is not None:
+        finally:
+            self._turn.release()
+        if outcome.refused is not None and not outcome.emissions:
             return 422, b'{"code": "%s"}' % outcome.refused.code.encode()
         return 202, b"{}"
+
+
+def _sources(adapters: Mapping[str, Mapping[str, Any]], limits: Limits, state: State) -> dict[str, FileSource]:
+    files = {lane: adapter for lane, adapter in adapters.items() if adapter["type"] == "file"}
+    paths = _paths(files, limits)
+    return {
+        lane: FileSource(paths[lane], state, follow=bool(adapter.get("follow", True)))
+        for lane, adapter in files.items()
+    }
+
+
+def _sinks(adapters: Mapping[str, Mapping[str, Any]], limits: Limits) -> dict[str, Sink]:
+    paths = _paths({lane: adapter for lane, adapter in adapters.items() if adapter["type"] == "file"}, limits)
+    return {
+        lane: FileSink(paths[lane]) if lane in paths else HttpSink(limits.egress_url(adapter["url"]))
+        for lane, adapter in adapters.items()
+    }
+
+
+def _paths(files: Mapping[str, Mapping[str, Any]], limits: Limits) -> dict[str, Path]:
+    """Lane → file. Two names for one file are refused too: records of two lanes must not mix."""
+    paths = {lane: limits.path(adapter["path"]) for lane, adapter in files.items()}
+    if len(set(paths.values())) < len(paths):
+        raise ActivationError("path_not_allowed", "two lanes name the same file")
+    return paths
 
 
 def settle(pipeline: Pipeline, seconds: float = 0.3) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -41,28 +42,43 @@ class Sink(Protocol):
         """Let go of everything."""
 
 
-class NoSink:
-    """Records end here."""
+class Sinks:
+    """The places of several lanes, handed over together; what goes out by a lane that has none ends here."""
 
-    batch = 2000
+    def __init__(self, sinks: Mapping[str, Sink]) -> None:
+        self._sinks = sinks
+        self.batch = min((sink.batch for sink in sinks.values()), default=2000)
 
     def open(self) -> None:
-        """Nothing is opened."""
+        """Get all ready. OSError when one can't be."""
+        for sink in self._sinks.values():
+            sink.open()
 
-    def put(self, record: bytes) -> None:
-        """Nowhere to send it to."""
+    def put(self, lane: str, record: bytes) -> None:
+        """Hold one record of that lane."""
+        sink = self._sinks.get(lane)
+        if sink is not None:
+            sink.put(record)
 
     def flush(self) -> None:
-        """Nothing is held."""
+        """Hand over everything held. OSError or SinkFailed: what is left is still held, what went out is not."""
+        for sink in self._sinks.values():
+            sink.flush()
 
     def discard(self) -> None:
-        """Nothing is held."""
+        """Let go of what is held."""
+        for sink in self._sinks.values():
+            sink.discard()
 
     def interrupt(self) -> None:
-        """Nothing is under way."""
+        """End flushes under way, from another thread."""
+        for sink in self._sinks.values():
+            sink.interrupt()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Let go of everything."""
+        for sink in self._sinks.values():
+            sink.close()
 
 
 class FileSink:

@@ -1,0 +1,141 @@
+"""A graph on a host: every ingress lane has its file or port, every egress lane its file, and nothing of one is in another."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.runtime.agent.limits import ActivationError, Limits
+from apps.runtime.agent.pipeline import Pipeline
+from apps.runtime.agent.state import State
+from apps.runtime.bundle import read_bundle, verify_bundle
+from tests.runtime.agent.waiting import until
+from tests.runtime.making import Maker
+
+EXAMPLES = Path(__file__).parents[3] / "docs/examples"
+SPEC = (EXAMPLES / "21-fan-out-and-merge.kv").read_text()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Host:
+    def __init__(self, home: Path) -> None:
+        self.data = home / "data"
+        self.data.mkdir()
+        self.state = State(home / "state", lock=False)
+        self.said: list[str] = []
+        self.config: dict[str, Any] = json.loads((EXAMPLES / "config-fan-out.json").read_text())
+        self.port = self.config["adapters"]["ingress"]["lanes"]["market"]["port"] = _free_port()
+        self.pipeline: Pipeline | None = None
+
+    def start(self) -> Pipeline:
+        maker = Maker()
+        bundle = verify_bundle(read_bundle(maker.bundle(spec=SPEC, config=self.config).archive), keys=maker.keys)
+        self.pipeline = Pipeline(bundle, Limits.given(self.data), self.state, self.said.append)
+        self.pipeline.start()
+        return self.pipeline
+
+    def stop(self) -> None:
+        if self.pipeline is not None:
+            self.pipeline.stop()
+            self.pipeline = None
+
+    def append(self, name: str, *lines: str) -> None:
+        with (self.data / name).open("a") as file:
+            file.writelines(line + "\n" for line in lines)
+
+    def lines(self, name: str) -> list[str]:
+        path = self.data / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def post(self, body: bytes) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("POST", "/orders", body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    host = Host(tmp_path)
+    yield host
+    host.stop()
+
+
+def test_records_of_a_file_and_a_port_go_through_one_graph_to_the_file_of_each_lane(host: Host) -> None:
+    host.append("shop.jsonl", '{ "id": 1, "payment": {"card": "41111"} }')
+    pipeline = host.start()
+    raw = ['{ "id": 1, "payment": {"card": "41111"} }']
+    out = ['{"id":1,"payment":{"card":"*1111"}}', raw[0]]
+    until(lambda: host.lines("out.jsonl") == out)
+    assert host.lines("raw.jsonl") == raw
+    assert host.post(b'{"id":2}') == (202, b"{}")
+    assert host.lines("raw.jsonl") == [*raw, '{"id":2}']
+    assert host.lines("out.jsonl") == [*out, '{"id":2}', '{"id":2}']
+    # one copy is refused by the check and by the redaction, the raw one has come out all the same
+    assert host.post(b"[]") == (202, b"{}")
+    assert host.lines("raw.jsonl")[-1] == "[]"
+    assert sorted(pipeline.refusals) == ["check: not_an_object", "redact: not_an_object"]
+    assert pipeline.stats()["sources"] == {"received": 3, "forwarded": 3, "refused": 0}
+    assert pipeline.healthy()
+    host.append("shop.jsonl", '{"id":3}')
+    until(lambda: '{"id":3}' in host.lines("out.jsonl"))
+
+
+def test_each_file_is_read_on_from_where_it_was_after_a_restart(host: Host) -> None:
+    lanes = host.config["adapters"]["ingress"]["lanes"]
+    lanes["market"] = {"type": "file", "path": "market.jsonl"}
+    host.append("shop.jsonl", '{"id":1}')
+    host.append("market.jsonl", '{"id":2}', '{"id":3}')
+    host.start()
+    until(lambda: len(host.lines("raw.jsonl")) == 3)
+    host.stop()
+    host.append("market.jsonl", '{"id":4}')
+    host.start()
+    until(lambda: len(host.lines("raw.jsonl")) == 4)
+    assert host.lines("raw.jsonl")[-1] == '{"id":4}'
+    assert sorted(host.lines("raw.jsonl")) == ['{"id":1}', '{"id":2}', '{"id":3}', '{"id":4}']
+
+
+def test_a_lane_without_an_adapter_is_idle_and_what_goes_out_by_one_ends_there(host: Host) -> None:
+    adapters = host.config["adapters"]
+    del adapters["ingress"]["lanes"]["market"], adapters["egress"]["lanes"]["orders"]
+    host.append("shop.jsonl", '{"id":1}')
+    host.start()
+    until(lambda: host.lines("out.jsonl") == ['{"id":1}', '{"id":1}'])
+    assert host.lines("raw.jsonl") == []
+
+
+def test_one_file_under_two_names_is_refused_and_a_port_that_is_taken_leaves_no_other_open(host: Host) -> None:
+    egress = host.config["adapters"]["egress"]["lanes"]
+    egress["orders"]["path"] = "./out.jsonl"
+    with pytest.raises(ActivationError, match="path_not_allowed"):
+        host.start()
+    egress["orders"]["path"] = "raw.jsonl"
+    other = _free_port()
+    host.config["adapters"]["ingress"]["lanes"] = {
+        "shop": {"type": "http", "port": other},
+        "market": {"type": "http", "port": host.port},
+    }
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", host.port))
+        taken.listen()
+        with pytest.raises(ActivationError, match="adapter_failed"):
+            host.start()
+        host.stop()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", other))
