@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from apps.agents.api import people, protocol
+from apps.agents.api import people, protocol, releases
 from apps.agents.lane.door import heartbeat_door
 
 ENV = "orgs/<uuid:org_id>/projects/<uuid:project_id>/environments/<uuid:environment_id>"
@@ -36,4 +36,6 @@ urlpatterns = [
     ),
     path("agents/<uuid:agent_id>/signing-keys", protocol.SigningKeysView.as_view(), name="agent-signing-keys"),
     path("agents/<uuid:agent_id>/rotate-key", protocol.RotateKeyView.as_view(), name="agent-rotate-key"),
+    path("agents/<uuid:agent_id>/release", releases.ReleaseView.as_view(), name="agent-release"),
+    path("agents/<uuid:agent_id>/release/byteor-agent.pyz", releases.ReleaseFileView.as_view(), name="agent-program"),
 ]

@@ -1,3 +1,3 @@
 """The reference agent: enrolls, polls, verifies for itself, switches, runs, reports. No Django."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

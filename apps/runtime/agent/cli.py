@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from random import SystemRandom
 
 from apps.runtime.agent import VERSION
 from apps.runtime.agent.client import BadAddress, Client, Refused, Unreachable
 from apps.runtime.agent.enroll import Identity, enroll, identity, split_environment_url
 from apps.runtime.agent.incident import write_incident
+from apps.runtime.agent.journal import Journal
 from apps.runtime.agent.limits import BadLimit, Limits
+from apps.runtime.agent.programs import Programs
 from apps.runtime.agent.service import Agent
 from apps.runtime.agent.state import State, StateError
+from apps.runtime.agent.supervise import TRIAL_SECONDS, Supervisor
+from apps.runtime.agent.upgrade import EXIT_UPGRADE, Upgrader, check_state
 from apps.runtime.bundle import read_bundle, verify_bundle
 from apps.runtime.trust import TrustError, accept_keyset
 
 STOP_SECONDS = 15.0
+UPGRADE_SECONDS = 900.0
+FIRST_LOOK_SECONDS = 60.0
 
 _ABOUT = """Runs approved pipelines on this host. It runs nothing that it could not verify, and does nothing that was not allowed
 here, on its own command line: what the control plane sends can never widen that. By default a pipeline may read and write
@@ -43,13 +52,24 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--enrollment-token-file", type=Path, metavar="FILE", help="a file that holds it")
     run.add_argument("--name", help="how this agent is called (default: from the host name)")
     run.add_argument("--allow-http", action="store_true", help="speak plain http to the control plane beyond loopback")
+    run.add_argument("--supervise", action="store_true", help="start the agent again when it ends (as systemd would)")
+    run.add_argument(
+        "--allow-upgrade",
+        action="store_true",
+        help="take newer agents that a key of the organization signed, each tried before it is chosen (supervises too)",
+    )
+    run.add_argument("--supervised", type=int, metavar="FD", help=argparse.SUPPRESS)
+    run.add_argument("--upgrade-every", type=float, metavar="SECONDS", default=UPGRADE_SECONDS, help=argparse.SUPPRESS)
+    run.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
+    run.add_argument("--trial-seconds", type=float, metavar="SECONDS", default=TRIAL_SECONDS, help=argparse.SUPPRESS)
     _limit_options(run.add_argument_group("what pipelines may do on this host", _LIMITS))
     rotate = commands.add_parser("rotate-key", help="get a new runtime key (the agent must not be running)")
     rotate.add_argument("--allow-http", action="store_true", help="speak plain http beyond loopback")
     status = commands.add_parser("status", help="what this host runs, as JSON")
     incident = commands.add_parser("incident", help="write an incident capture of this host")
     incident.add_argument("--output", type=Path, default=Path("incident.zip"), metavar="FILE", help="(incident.zip)")
-    for command in (run, rotate, status, incident):
+    check = commands.add_parser("self-check")  # what an older version asks a newer one before it is tried
+    for command in (run, rotate, status, incident, check):
         command.add_argument(
             "--state-dir", type=Path, required=True, metavar="DIR", help="where the agent keeps its key and its state"
         )
@@ -116,7 +136,15 @@ def _identity(options: argparse.Namespace, state: State) -> Identity:
     return enroll(state, Client(base, allow_http=options.allow_http), path, token, options.name)
 
 
+def _supervise(options: argparse.Namespace) -> int:
+    _limits(options)  # what is wrong with the command line is said at once
+    programs = Programs(State(options.state_dir, lock=False))
+    return Supervisor(programs, options.arguments, Journal().say, options.trial_seconds).run()
+
+
 def _run(options: argparse.Namespace) -> int:
+    if (options.supervise or options.allow_upgrade) and options.supervised is None:
+        return _supervise(options)
     if options.data_dir is not None:
         options.data_dir.mkdir(parents=True, exist_ok=True)
     limits = _limits(options)
@@ -124,10 +152,39 @@ def _run(options: argparse.Namespace) -> int:
     me = _identity(options, state)
     base = os.environ.get("BYTEOR_API_BASE_URL", me.base_url)
     client = Client(base, allow_http=options.allow_http)
-    agent = Agent(state, me, client, limits)
+    well = _teller(options.supervised)
+    agent = Agent(state, me, client, limits, heartbeat_taken=well, must_resume=options.trial)
     _end_on_signal(agent)
+    if options.allow_upgrade and options.supervised is not None:
+        threading.Thread(target=_look_for_upgrades, args=(agent, options.upgrade_every), daemon=True).start()
     agent.run()
-    return 0
+    return 0 if agent.stopping.is_set() else 1
+
+
+def _teller(supervisor: int | None) -> Callable[[], None]:
+    """Tells the supervisor, if there is one, that all is well."""
+    if supervisor is None:
+        return lambda: None
+    os.set_blocking(supervisor, False)
+    os.set_inheritable(supervisor, False)
+
+    def tell() -> None:
+        with contextlib.suppress(OSError):
+            os.write(supervisor, b"+")
+
+    return tell
+
+
+def _look_for_upgrades(agent: Agent, seconds: float) -> None:
+    upgrader = Upgrader(agent.state, agent.keyring, agent.call, agent.say)
+    pause = min(seconds, FIRST_LOOK_SECONDS)
+    while not agent.stopping.wait(pause * (0.5 + SystemRandom().random())):
+        pause = seconds
+        with contextlib.suppress(Unreachable):
+            if upgrader.look(agent.quiet):
+                agent.stop()
+                agent.runner.shut_down()
+                os._exit(EXIT_UPGRADE)
 
 
 def _end_on_signal(agent: Agent) -> None:
@@ -162,6 +219,12 @@ def _rotate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _self_check(options: argparse.Namespace) -> int:
+    check_state(State(options.state_dir, lock=False))
+    print(json.dumps({"version": VERSION}))
+    return 0
+
+
 def _status(options: argparse.Namespace) -> int:
     state = State(options.state_dir, lock=False)
     me = identity(state)
@@ -175,6 +238,7 @@ def _status(options: argparse.Namespace) -> int:
         "key_set_version": keys.version if keys else None,
         "reports_waiting": len(state.read("outbox.json") or []),
         "version": VERSION,
+        "program": Programs(state).as_dict(),
     }
     print(json.dumps(report, indent=2))
     return 0
@@ -196,12 +260,21 @@ def _incident(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "rotate-key": _rotate, "status": _status, "verify": _verify, "incident": _incident}
+_COMMANDS = {
+    "run": _run,
+    "rotate-key": _rotate,
+    "status": _status,
+    "verify": _verify,
+    "incident": _incident,
+    "self-check": _self_check,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command. 0 done, 1 refused, 2 wrong usage; each error is one line on standard error."""
-    options = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    options = _parser().parse_args(given)
+    options.arguments = given[1:]
     try:
         return _COMMANDS[options.command](options)
     except (StateError, BadAddress, BadLimit) as error:

@@ -17,6 +17,7 @@ from apps.runtime.faults import fault_point
 from apps.runtime.trust import TrustError
 
 LASTS_SECONDS = 60.0
+SETTLED_SECONDS = 10.0
 MOST_QUICK_ENDS = 5
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
@@ -85,9 +86,9 @@ class Runner:
                 self._ends.untold = False
 
     def settled(self) -> bool:
-        """Nothing is active, or it has run well for a minute."""
+        """Nothing is active, or it has run well for a while."""
         well, _ = self.health()
-        return self._bundle is None or (well and time.monotonic() - self._ends.started_at > LASTS_SECONDS)
+        return self._bundle is None or (well and time.monotonic() - self._ends.started_at > SETTLED_SECONDS)
 
     def stats(self) -> dict[str, Any]:
         """Counters of what runs."""

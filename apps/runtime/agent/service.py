@@ -29,7 +29,8 @@ _dice = SystemRandom()
 class Agent:
     """One enrolled agent. `run()` returns after `stop()`; what runs is stopped with it.
 
-    `heartbeat_taken` is called after each heartbeat that the control plane took.
+    `heartbeat_taken` is called after each heartbeat that the control plane took while what shall run here was well. With
+    `must_resume` it ends, having said nothing to anybody, when what was active here can't be verified.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class Agent:
         client: Client,
         limits: Limits,
         heartbeat_taken: Callable[[], None] = lambda: None,
+        must_resume: bool = False,
     ) -> None:
         self.state, self.me, self.client = state, me, client
-        self._heartbeat_taken = heartbeat_taken
+        self._heartbeat_taken, self._must_resume = heartbeat_taken, must_resume
         self.stopping = threading.Event()
         self._turn = threading.RLock()
         self._beat_now = threading.Event()
@@ -70,6 +72,9 @@ class Agent:
         """Start what was active, then follow the control plane until `stop`."""
         self.say(f"agent {self.me.agent_id} {VERSION} starts")
         if not self.runner.resume(self.follower.verified_again):
+            if self._must_resume:
+                self.say("what was active can't be run by this version")
+                return
             self.follower.forget_last()
         for name, work in (("heartbeat", self._heartbeats), ("tend", self._tend)):
             threading.Thread(target=work, name=name, daemon=True).start()
@@ -171,7 +176,8 @@ class Agent:
             answer = self.call("POST", "/heartbeat", body=body, headers=seen).json()
             self.runner.told(why)
         self.unauthorized = False
-        self._heartbeat_taken()
+        if well:
+            self._heartbeat_taken()
         wait = self._follow(answer)
         self.outbox.flush()
         return wait
@@ -205,7 +211,7 @@ class Agent:
         return 1.0
 
     def quiet(self) -> bool:
-        """Nothing is under way on this host: no switch, no report that waits, and what runs has been well for a minute."""
+        """Nothing is under way on this host: no switch, no report that waits, and what runs has been well for a while."""
         return not self.follower.busy and len(self.outbox) == 0 and self.runner.settled()
 
     # --- keys ---

@@ -40,6 +40,15 @@ from apps.runtime.trust.keys import (
     public_key_pem,
 )
 from apps.runtime.trust.keysets import MAX_KEYS, PAYLOAD_KEYSET, accept_keyset, make_keyset_payload, parse_keyset
+from apps.runtime.trust.releases import (
+    MAX_RELEASE_BYTES,
+    PAYLOAD_RELEASE,
+    RELEASE_LIFE_MS,
+    AgentRelease,
+    sign_release,
+    verify_release,
+    version_tuple,
+)
 
 PAYLOAD_MANIFEST = "application/vnd.byteor.manifest.v1+json"
 
@@ -48,10 +57,14 @@ __all__ = [
     "DIRECTIVE_LIFE_MS",
     "MAX_ENVELOPE_BYTES",
     "MAX_KEYS",
+    "MAX_RELEASE_BYTES",
     "MAX_SIGNATURES",
     "PAYLOAD_DIRECTIVE",
     "PAYLOAD_KEYSET",
     "PAYLOAD_MANIFEST",
+    "PAYLOAD_RELEASE",
+    "RELEASE_LIFE_MS",
+    "AgentRelease",
     "CredentialClaims",
     "Directive",
     "KeySet",
@@ -73,7 +86,10 @@ __all__ = [
     "public_key_pem",
     "sign_directive",
     "sign_envelope",
+    "sign_release",
     "targets_sha256",
     "verify_credential",
     "verify_directive",
+    "verify_release",
+    "version_tuple",
 ]

@@ -30,6 +30,9 @@ class ControlPlane:
         self.beats: list[dict[str, Any]] = []
         self.refuse_keys = False
         self.clock_ahead = 0.0
+        self.release: dict[str, Any] | None = None
+        self.program = b""
+        self.asked: list[str] = []
         self.port = port
         self._server: ThreadingHTTPServer | None = None
 
@@ -94,6 +97,7 @@ class ControlPlane:
         return {"desired": self.desired, "url": None, "heartbeat_seconds": 1, "key_set_version": self.key_set_version}
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
+        self.asked.append(path)
         if self.refuse_keys:
             return 401, {"code": "invalid_token", "detail": "no"}
         if path.endswith(f"/environments/{ENVIRONMENT}/agents"):
@@ -122,6 +126,10 @@ class ControlPlane:
         if path.endswith("/status"):
             self.reports.append({**body, "to": path.split("/")[-2]})
             return 200, {}
+        if path.endswith("/release"):
+            return (200, {"envelope": self.release}) if self.release else (204, b"")
+        if path.endswith("/release/byteor-agent.pyz"):
+            return 200, self.program
         if "/signing-keys" in path:
             if isinstance(self.key_sets, Iterator):
                 return 200, self.key_sets
