@@ -9,6 +9,7 @@ from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus, in_words
 from apps.deployments.rollout import Step
+from apps.deployments.rules import Undoing, Undone, undoing
 from apps.deployments.services.moves import REASON_LENGTH, move
 from apps.deployments.services.phases import Progress, carry_on, record
 from apps.runtime.faults import fault_point
@@ -74,21 +75,16 @@ def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: Actor
 
 
 def judge_rollback(deployment: Deployment) -> None:
-    """`rolled_back` once every reachable target confirmed, `failed` as soon as one could not go back.
-
-    Targets whose agent is gone, or that stayed silent, hold nothing up.
-    """
+    """`rolled_back` once every reachable target confirmed, `failed` as soon as one could not go back (`rules.undoing`)."""
     rows = list(
         Target.objects.filter(deployment=deployment, rollback_at=deployment.rolling_back_at).values_list(
-            "status", "settled_at", "agent_gone_at", "agent_name"
+            "agent_name", "status", "settled_at", "agent_gone_at"
         )
     )
-    failed = [
-        name
-        for status, settled, gone, name in rows
-        if status == T.FAILED.value and settled is not None and gone is None
-    ]
-    if failed:
+    asked = {name: Undone(status, settled is not None, gone is not None) for name, status, settled, gone in rows}
+    step = undoing(asked.values())
+    if step is Undoing.FAIL:
+        failed = [name for name, target in asked.items() if undoing([target]) is Undoing.FAIL]
         reason = f"could not go back on {', '.join(failed[:5])}"
         move(
             deployment,
@@ -99,13 +95,13 @@ def judge_rollback(deployment: Deployment) -> None:
             status_reason=f"rollback_failed: {reason}",
             settled_at=clock.now(),
         )
-    elif all(settled is not None or gone is not None for _, settled, gone, _ in rows):
+    elif step is Undoing.CONFIRM:
         move(
             deployment,
             "confirm_rollback",
             actor=SYSTEM_ACTOR,
             trigger="rollback_confirmed",
-            reason=in_words(Counter(status for status, *_ in rows)),
+            reason=in_words(Counter(target.status for target in asked.values())),
             settled_at=clock.now(),
         )
         fault_point("deployments.rollback.confirmed")

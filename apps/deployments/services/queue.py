@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from apps.core import clock
 from apps.deployments.models import HOLDS_TARGETS, Deployment, DeploymentStatus, Target
+from apps.deployments.rules import Waiting, startable
 from apps.jobs import services as jobs
 from apps.runtime.faults import fault_point
 from apps.tenancy.models import Environment
@@ -32,11 +33,9 @@ def holders(environment: Environment, *, aside: uuid.UUID | None = None) -> dict
 
 
 def queue_builds(environment: Environment) -> list[uuid.UUID]:
-    """Queue the build of every approved deployment whose targets are all free, oldest approval first.
+    """Queue the build of every approved deployment whose targets are all free (`rules.startable`), oldest approval first.
 
-    A target is taken while somebody builds, deploys or rolls back on it, while a build for it is queued, and while an
-    older approval waits for it: a later one does not overtake. Call it in the transaction that approves or frees,
-    after its moves. Answers who was queued.
+    Call it in the transaction that approves or frees, after its moves. Answers who was queued.
     """
     waiting: list[Deployment] = list(
         Deployment.objects.filter(environment=environment, status=DeploymentStatus.APPROVED).order_by(
@@ -46,26 +45,17 @@ def queue_builds(environment: Environment) -> list[uuid.UUID]:
     if not waiting:
         return []
     agents = targets_of(d.pk for d in waiting)
-    taken = set(holders(environment))
-    for deployment in waiting:
-        if deployment.build_queued_at is not None:
-            taken |= agents.get(deployment.pk, set())
-    queued: list[uuid.UUID] = []
-    for deployment in waiting:
-        if deployment.build_queued_at is not None:
-            continue
-        mine = agents.get(deployment.pk, set())
-        if not mine & taken:
-            Deployment.objects.filter(pk=deployment.pk, status=DeploymentStatus.APPROVED).update(
-                build_queued_at=clock.now()
-            )
-            jobs.enqueue(
-                type=BUILD_JOB,
-                organization_id=environment.organization_id,
-                environment_id=environment.pk,
-                subject_id=deployment.pk,
-            )
-            queued.append(deployment.pk)
-            fault_point("deployments.build.enqueued")
-        taken |= mine
+    rows = [Waiting(d.pk, agents.get(d.pk, set()), d.build_queued_at is not None) for d in waiting]
+    queued = startable(rows, holders(environment))
+    for deployment_id in queued:
+        Deployment.objects.filter(pk=deployment_id, status=DeploymentStatus.APPROVED).update(
+            build_queued_at=clock.now()
+        )
+        jobs.enqueue(
+            type=BUILD_JOB,
+            organization_id=environment.organization_id,
+            environment_id=environment.pk,
+            subject_id=deployment_id,
+        )
+        fault_point("deployments.build.enqueued")
     return queued
