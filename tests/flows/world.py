@@ -80,6 +80,12 @@ class Api:
             raw = error.read()
             return error.code, json.loads(raw) if raw else None
 
+    def download(self, path: str) -> bytes:
+        """The bytes of an answer that is no JSON."""
+        request = urllib.request.Request(self.base + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=40) as answer:
+            return bytes(answer.read())
+
     def get(self, path: str) -> Any:
         status, body = self.call("GET", path)
         assert status == 200, (status, body)
