@@ -143,8 +143,8 @@ def test_the_twelfth_of_thirty_fails(tmp_path: Path) -> None:
             agent.obey()
         # its phase may have begun in the middle of a turn: who was not told before the twelfth failed stays
         assert {agent.runs for agent in agents[:3]} == {by_hand}
-        assert {agent.runs for agent in agents[3:11]} <= {by_hand, base}
-        assert {agent.runs for agent in agents[11:]} == {base}
+        assert {agent.runs for agent in agents[3:15]} <= {by_hand, base}
+        assert {agent.runs for agent in [twelfth, *rest]} == {base}
         alice.post(f"{env}/deployments/{by_hand}/rollback", {}, expect=200)
         play(by_hand, "rolled_back")
         assert {agent.runs for agent in agents} == {base}
