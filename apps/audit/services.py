@@ -46,6 +46,13 @@ def _is_proved(head: ChainHead) -> bool:
     return any(hmac.compare_digest(head.mac, mac) for mac in macs)
 
 
+def _unproved(head: ChainHead) -> str:
+    """Why no key bears the head out: it was changed, or the key that it names is not configured."""
+    if head.mac_key and head.mac_key not in [name for name, _ in _mac_keys()]:
+        return f"the head's MAC is under the key-encryption key '{head.mac_key}', which is not configured"
+    return "the head's MAC does not verify"
+
+
 def document(event: AuditEvent) -> dict[str, Any]:
     """The event as it is hashed and exported (everything but its own hash)."""
     return {
@@ -234,7 +241,7 @@ def verify(organization_id: uuid.UUID | None) -> Verification:
     if head is None:
         return Verification(count == 0, count, previous, None if count == 0 else count, "" if count == 0 else "no head")
     if not _is_proved(head):
-        return Verification(False, count, previous, count, "the head's MAC does not verify")
+        return Verification(False, count, previous, count, _unproved(head))
     if head.count != count or head.hash != previous:
         return Verification(False, count, previous, count + 1, f"the head counts {head.count} events")
     return Verification(True, count, previous)
@@ -242,10 +249,10 @@ def verify(organization_id: uuid.UUID | None) -> Verification:
 
 @dataclass(frozen=True, slots=True)
 class Resealed:
-    """How many heads got a MAC under the primary key, and the chains whose MAC no key of the ring bears out."""
+    """How many heads got a MAC under the primary key, and {chain: why} for those that no key of the ring bears out."""
 
     moved: int
-    unproved: list[str]
+    unproved: dict[str, str]
 
 
 def reseal(*, dry_run: bool = False) -> Resealed:
@@ -254,14 +261,14 @@ def reseal(*, dry_run: bool = False) -> Resealed:
     A head at a time, each in a transaction of its own: safe to stop, to repeat and to run beside what writes events.
     """
     here = _mac_keys()[0][0]
-    moved, unproved = 0, []
+    moved, unproved = 0, {}
     for chain in list(ChainHead.objects.exclude(mac_key=here).order_by("pk").values_list("pk", flat=True)):
         with transaction.atomic():
             head = lock_row(ChainHead.objects.filter(pk=chain).exclude(mac_key=here))
             if head is None:
                 continue
             if not _is_proved(head):
-                unproved.append(chain)
+                unproved[chain] = _unproved(head)
                 continue
             if not dry_run:
                 ChainHead.objects.filter(pk=chain).update(**_sealed(chain, head.count, head.hash))

@@ -88,8 +88,8 @@ class DeploymentsUnderKey:
             said.append(f"{_count(ending)} on the way and will fail: {_named(ending)}.")
         if running:
             said.append(
-                f"{_count(running)} running somewhere. They keep running, can't be rolled back to, and are marked to be "
-                f"deployed again: {_named(running)}."
+                f"{_count(running)} running somewhere, will keep running, can't be gone back to, and must be deployed again: "
+                f"{_named(running)}."
             )
         return said or ["No deployment is on the way or running under it."]
 

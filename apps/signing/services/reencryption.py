@@ -16,7 +16,7 @@ BATCH = 200
 
 @dataclass(frozen=True, slots=True)
 class Reencrypted:
-    """How many keys were brought under the primary key, by the id that they were under, and which could not be opened."""
+    """How many keys were brought under the primary key, by the id that they were under, and {kid: why} for those that do not open."""
 
     moved: dict[str, int]
     unreadable: dict[str, str]

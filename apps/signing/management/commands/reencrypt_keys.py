@@ -39,9 +39,11 @@ class Command(BaseCommand):
             )
         else:
             self._say(dry, keys.moved, heads.moved)
-        problems = [*keys.unreadable.values(), *(f"The MAC of the audit chain {c} is wrong." for c in heads.unproved)]
+        problems = [*keys.unreadable.values(), *(f"Audit chain {c}: {why}." for c, why in heads.unproved.items())]
         if problems:
-            raise CommandError(" ".join(problems))
+            raise CommandError("\n".join(problems))
+        if not options["json"] and not keys.moved and not heads.moved:
+            self.stdout.write(f"everything is under '{primary_id()}' already")
 
     def _say(self, dry: bool, moved: dict[str, int], heads: int) -> None:
         verb = "would come" if dry else "are now"
@@ -49,5 +51,3 @@ class Command(BaseCommand):
             self.stdout.write(f"{count} signing keys that were under '{name}' {verb} under '{primary_id()}'")
         if heads:
             self.stdout.write(f"{heads} audit chains {verb} under '{primary_id()}'")
-        if not moved and not heads:
-            self.stdout.write(f"everything is under '{primary_id()}' already")
