@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -63,7 +63,7 @@ class Prepared(Generic[T]):
         if plan is None:
             plan = self._plans[connection.vendor] = self._plan(arguments)
         given = [_written(argument) for argument in arguments]
-        rows: Any = _fetched(
+        rows: Any = planned_rows(
             plan.sql,
             [fixed if slot is None else given[slot] for slot, fixed in zip(plan.slots, plan.fixed, strict=True)],
         )
@@ -96,7 +96,7 @@ class Prepared(Generic[T]):
         return _Plan(compiler, converters, of_models, sql, slots, tuple(parameters))
 
 
-def _fetched(sql: str, parameters: list[Any]) -> list[Any]:
+def planned_rows(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
     """The rows of a statement; on PostgreSQL as one that the server keeps planned."""
     if connection.vendor != "postgresql":
         with connection.cursor() as cursor:

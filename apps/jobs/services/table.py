@@ -1,8 +1,8 @@
 """The two steps that every attempt costs, in the database's own words: taking a job, and completing it.
 
-PostgreSQL: one statement, one round trip, one commit each, prepared once a connection. SQLite has one writer and no statement
-that writes two tables: the same steps in one transaction. Moves made here are those of the transition table (a test compares
-them), and the database's trigger guards them all the same.
+PostgreSQL: one statement and one commit each, and one for both together, which the server keeps planned. SQLite has one
+writer and no statement that writes two tables: the same steps in one transaction. Moves made here are those of the transition
+table (a test compares them), and the database's trigger guards them all the same.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from django.db import connection, transaction
 from apps.core import clock
 from apps.core.fsm import Move, advance
 from apps.core.ids import new_id
+from apps.core.prepared import planned_rows
 from apps.jobs.models import Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun
 
@@ -34,63 +35,62 @@ FREE: dict[str, None] = dict.fromkeys(
 
 _WAITS = "status IN ('queued', 'retrying') AND lease_token IS NULL"
 # each organization that has something waiting, by one probe of the index, however long its queue is
-_WAITING = f"""WITH RECURSIVE waiting (org) AS (
-    SELECT %(nobody)s
+_WAITING = f"""waiting (org) AS (
+    SELECT {{nobody}}
     UNION ALL
     SELECT (SELECT organization_id FROM jobs_job
             WHERE {_WAITS} AND organization_id > waiting.org ORDER BY organization_id LIMIT 1)
     FROM waiting WHERE waiting.org IS NOT NULL)"""  # noqa: S608 - constants
 _RUNNING = "(SELECT count(*) FROM jobs_job l WHERE l.organization_id = w.org AND l.lease_slot IS NOT NULL)"
+_NOBODY = {"postgresql": "'00000000-0000-0000-0000-000000000000'::uuid", "sqlite": f"'{'0' * 32}'"}
 
-_TAKE = (
-    _WAITING % {"nobody": "'00000000-0000-0000-0000-000000000000'::uuid"}
-    + f""", tenant AS (
+_DUE = f"{_WAITS} AND run_at <= %(now)s::timestamptz AND type = ANY (%(types)s::text[])"
+_TAKING = f"""{_WAITING.format(nobody=_NOBODY["postgresql"])}, tenant AS (
     SELECT w.org, f.run_at, f.id, {_RUNNING} AS running
     FROM waiting w CROSS JOIN LATERAL (
-        SELECT run_at, id FROM jobs_job
-        WHERE organization_id = w.org AND {_WAITS} AND run_at <= $1 AND type = ANY ($2)
-        ORDER BY run_at, id LIMIT 1) f
+        SELECT run_at, id FROM jobs_job WHERE organization_id = w.org AND {_DUE} ORDER BY run_at, id LIMIT 1) f
 ), free AS (
     SELECT c.org, j.id, j.status
-    FROM (SELECT org FROM tenant WHERE running < $3
-          ORDER BY running, array_position($5, org) NULLS FIRST, run_at, id) c
+    FROM (SELECT org FROM tenant WHERE running < %(cap)s::int
+          ORDER BY running, array_position(%(served)s::uuid[], org) NULLS FIRST, run_at, id) c
     CROSS JOIN LATERAL (
         SELECT id, status FROM jobs_job
-        WHERE organization_id = c.org AND {_WAITS} AND run_at <= $1 AND type = ANY ($2)
-        ORDER BY run_at, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) j
+        WHERE organization_id = c.org AND {_DUE} ORDER BY run_at, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) j
     LIMIT 1
 ), taken AS (
     UPDATE jobs_job t SET
         status = CASE free.status WHEN 'queued' THEN 'running' ELSE free.status END,
-        attempts = t.attempts + 1, attempt_running = true, started_at = $1,
-        lease_token = $6, lease_expires_at = $7, lease_cluster = $8, lease_pid = $9,
+        attempts = t.attempts + 1, attempt_running = true, started_at = %(now)s::timestamptz,
+        lease_token = %(token)s::uuid, lease_expires_at = %(leased_until)s::timestamptz,
+        lease_cluster = %(cluster)s::uuid, lease_pid = %(pid)s::int,
         lease_slot = (
-            SELECT s FROM generate_series(0, $3 - 1) s
+            SELECT s FROM generate_series(0, %(cap)s::int - 1) s
             WHERE NOT EXISTS (SELECT 1 FROM jobs_job l WHERE l.organization_id = free.org AND l.lease_slot = s)
-            ORDER BY (s - $4 + $3) % $3 LIMIT 1)
+            ORDER BY (s - %(slot)s::int + %(cap)s::int) %% %(cap)s::int LIMIT 1)
     FROM free WHERE t.id = free.id
     RETURNING t.id, t.type, t.subject_id, t.payload, t.organization_id, t.environment_id, t.attempts, t.lease_slot,
               free.status AS was, t.status AS now
-), noted AS (
+), taken_row AS (
     INSERT INTO jobs_jobattempt (id, created_at, job_id, number, from_status, to_status, error_class, error)
-    SELECT $10, $1, id, attempts, was, now, '', '' FROM taken
-) SELECT * FROM taken"""  # noqa: S608 - constants
-)
-_TAKE_TYPES = "timestamptz, text[], int, int, uuid[], uuid, timestamptz, uuid, int, uuid"
-
-_COMPLETE = """WITH ended AS (
-    UPDATE jobs_job SET status = 'completed', progress = 100, note = $5, error_class = '', error = '',
-        attempt_running = false, finished_at = $4, lease_token = NULL, lease_expires_at = NULL, lease_slot = NULL,
-        lease_cluster = NULL, lease_pid = NULL
-    WHERE id = $1 AND lease_token = $2 AND status = $3 RETURNING id, attempts, started_at
-), noted AS (
+    SELECT %(taken_row)s::uuid, %(now)s::timestamptz, id, attempts, was, now, '', '' FROM taken
+)"""  # noqa: S608 - constants
+_COMPLETING = """ended AS (
+    UPDATE jobs_job SET status = 'completed', progress = 100, note = %(note)s::text, error_class = '', error = '',
+        attempt_running = false, finished_at = %(now)s::timestamptz, lease_token = NULL, lease_expires_at = NULL,
+        lease_slot = NULL, lease_cluster = NULL, lease_pid = NULL
+    WHERE id = %(ending)s::uuid AND lease_token = %(ending_token)s::uuid AND status = %(ending_status)s::text
+    RETURNING id, attempts, started_at
+), ended_row AS (
     INSERT INTO jobs_jobattempt
         (id, created_at, job_id, number, from_status, to_status, error_class, error, duration_ms)
-    SELECT $6, $4, id, attempts, $3, 'completed', '', '',
-        greatest(0, extract(epoch FROM $4 - started_at) * 1000)::bigint
+    SELECT %(ended_row)s::uuid, %(now)s::timestamptz, id, attempts, %(ending_status)s::text, 'completed', '', '',
+        greatest(0, extract(epoch FROM %(now)s::timestamptz - started_at) * 1000)::bigint
     FROM ended
-) SELECT count(*) FROM ended"""
-_COMPLETE_TYPES = "uuid, uuid, text, timestamptz, text, uuid"
+)"""
+_TAKE = f"WITH RECURSIVE {_TAKING} SELECT 0, taken.* FROM taken"  # noqa: S608 - constants
+_COMPLETE = f"WITH {_COMPLETING} SELECT count(*) FROM ended"  # noqa: S608 - constants
+_COMPLETE_AND_TAKE = f"""WITH RECURSIVE {_COMPLETING}, {_TAKING}
+    SELECT (SELECT count(*) FROM ended), taken.* FROM (SELECT 1) AS one LEFT JOIN taken ON true"""  # noqa: S608 - constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,32 +110,6 @@ class Taken:
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One execution of a prepared statement."""
-
-    name: str
-    types: str
-    statement: str
-    values: list[Any]
-
-
-def _execute(*calls: _Call) -> list[list[tuple[Any, ...]]]:
-    """The rows of each, in one round trip; outside of a transaction all of them are one."""
-    with connection.cursor() as cursor:
-        known: set[str] = connection.connection.__dict__.setdefault("_byteor_prepared", set())
-        for call in calls:
-            if call.name not in known:
-                cursor.execute(f"PREPARE {call.name} ({call.types}) AS {call.statement}")
-                known.add(call.name)
-        text = "; ".join(f"EXECUTE {call.name} ({', '.join(['%s'] * len(call.values))})" for call in calls)
-        cursor.execute(text, [value for call in calls for value in call.values])
-        answers: list[list[tuple[Any, ...]]] = [cursor.fetchall()]
-        while cursor.nextset():
-            answers.append(cursor.fetchall())
-        return answers
-
-
 def _own_transaction() -> contextlib.AbstractContextManager[object]:
     # one statement is a transaction; only inside another one it needs a savepoint to fail alone
     return transaction.atomic() if connection.in_atomic_block else contextlib.nullcontext()
@@ -152,19 +126,29 @@ def take(taker: Taker, types: Sequence[str]) -> Taken | None:
     if connection.vendor != "postgresql":
         return _take_on_sqlite(taker, types, token, now)
     with _own_transaction():
-        return _taken(_execute(_call_take(taker, types, token, now))[0], token)
+        rows = planned_rows(_TAKE, _taking(taker, types, token, now))
+    return _taken(rows, token)
 
 
-def _call_take(taker: Taker, types: Sequence[str], token: uuid.UUID, now: dt.datetime) -> _Call:
-    values: list[Any] = [now, list(types), RUNNING_PER_ORGANIZATION, taker.slot % RUNNING_PER_ORGANIZATION]
-    values += [list(taker.served), token, now + LEASE, taker.cluster, os.getpid(), new_id()]
-    return _Call("byteor_take", _TAKE_TYPES, _TAKE, values)
+def _taking(taker: Taker, types: Sequence[str], token: uuid.UUID, now: dt.datetime) -> dict[str, Any]:
+    return {
+        "now": now,
+        "types": list(types),
+        "cap": RUNNING_PER_ORGANIZATION,
+        "served": list(taker.served),
+        "token": token,
+        "leased_until": now + LEASE,
+        "cluster": taker.cluster,
+        "pid": os.getpid(),
+        "slot": taker.slot % RUNNING_PER_ORGANIZATION,
+        "taken_row": new_id(),
+    }
 
 
 def _taken(rows: list[tuple[Any, ...]], token: uuid.UUID) -> Taken | None:
-    if not rows:
+    if not rows or rows[0][1] is None:
         return None
-    id_, type_, subject_id, payload, organization_id, environment_id, attempt, slot, *_ = rows[0]
+    _ended, id_, type_, subject_id, payload, organization_id, environment_id, attempt, slot, *_ = rows[0]
     run = JobRun(
         job_id=id_,
         type=type_,
@@ -182,10 +166,10 @@ def _tenants_on_sqlite(types: Sequence[str], now: dt.datetime) -> list[tuple[int
     """(running, organization, when its first due job is due, that job) of each organization that may have one more."""
     marks = ", ".join(["%s"] * len(types))
     statement = (
-        _WAITING % {"nobody": f"'{'0' * 32}'"}
-        + f"""SELECT {_RUNNING}, w.org, j.run_at, j.id FROM waiting w JOIN jobs_job j ON j.id = (
+        f"WITH RECURSIVE {_WAITING.format(nobody=_NOBODY['sqlite'])}"  # noqa: S608 - constants
+        f"""SELECT {_RUNNING}, w.org, j.run_at, j.id FROM waiting w JOIN jobs_job j ON j.id = (
             SELECT id FROM jobs_job WHERE organization_id = w.org AND {_WAITS} AND run_at <= %s AND type IN ({marks})
-            ORDER BY run_at, id LIMIT 1)"""  # noqa: S608 - constants
+            ORDER BY run_at, id LIMIT 1)"""
     )
     moment = Job._meta.get_field("run_at").get_db_prep_value(now, connection)
     with connection.cursor() as cursor:
@@ -238,13 +222,12 @@ def _take_on_sqlite(taker: Taker, types: Sequence[str], token: uuid.UUID, now: d
 
 def next_due(now: dt.datetime) -> dt.datetime | None:
     """When the first of what waits for a later moment falls due."""
-    postgres = connection.vendor == "postgresql"
-    nobody = "'00000000-0000-0000-0000-000000000000'::uuid" if postgres else f"'{'0' * 32}'"
     statement = (
-        _WAITING % {"nobody": nobody}
-        + f"""SELECT min((SELECT run_at FROM jobs_job WHERE organization_id = w.org AND {_WAITS} AND run_at > %s
-                          ORDER BY run_at LIMIT 1)) FROM waiting w"""  # noqa: S608 - constants
+        f"WITH RECURSIVE {_WAITING.format(nobody=_NOBODY[connection.vendor])}"  # noqa: S608 - constants
+        f"""SELECT min((SELECT run_at FROM jobs_job WHERE organization_id = w.org AND {_WAITS} AND run_at > %s
+                        ORDER BY run_at LIMIT 1)) FROM waiting w"""
     )
+    postgres = connection.vendor == "postgresql"
     moment = now if postgres else Job._meta.get_field("run_at").get_db_prep_value(now, connection)
     with connection.cursor() as cursor:
         cursor.execute(statement, [moment])
@@ -252,21 +235,28 @@ def next_due(now: dt.datetime) -> dt.datetime | None:
     return dt.datetime.fromisoformat(found).replace(tzinfo=dt.UTC) if isinstance(found, str) else found
 
 
-def _call_complete(run: JobRun, note: str, now: dt.datetime) -> _Call:
-    values: list[Any] = [run.job_id, run.lease_token, run.status, now, note[:500], new_id()]
-    return _Call("byteor_complete", _COMPLETE_TYPES, _COMPLETE, values)
+def _completing(run: JobRun, note: str, now: dt.datetime) -> dict[str, Any]:
+    return {
+        "now": now,
+        "note": note[:500],
+        "ending": run.job_id,
+        "ending_token": run.lease_token,
+        "ending_status": run.status,
+        "ended_row": new_id(),
+    }
 
 
 def complete_and_take(run: JobRun, note: str, taker: Taker, types: Sequence[str]) -> tuple[bool, Taken | None]:
-    """`complete` and `take` as one transaction: on PostgreSQL one round trip and one commit a job. Raises IntegrityError,
+    """`complete` and `take` as one transaction: on PostgreSQL one statement and one commit a job. Raises IntegrityError,
     and then neither was done."""
     if connection.vendor != "postgresql":
         with transaction.atomic():
             return complete(run, note), take(taker, types)
     token, now = new_id(), clock.now()
+    values = _completing(run, note, now) | _taking(taker, types, token, now)
     with _own_transaction():
-        ended, rows = _execute(_call_complete(run, note, now), _call_take(taker, types, token, now))
-    return bool(ended[0][0]), _taken(rows, token)
+        rows = planned_rows(_COMPLETE_AND_TAKE, values)
+    return bool(rows[0][0]), _taken(rows, token)
 
 
 def complete(run: JobRun, note: str) -> bool:
@@ -275,7 +265,7 @@ def complete(run: JobRun, note: str) -> bool:
     now = clock.now()
     if connection.vendor == "postgresql":
         with _own_transaction():
-            return bool(_execute(_call_complete(run, note, now))[0][0][0])
+            return bool(planned_rows(_COMPLETE, _completing(run, note, now))[0][0])
     with transaction.atomic():
         job: Job | None = Job.objects.filter(pk=run.job_id, lease_token=run.lease_token).first()
         if job is None:
