@@ -105,7 +105,9 @@ class Follower:
             return check()
 
     def _disbelieve(self, error: TrustError, plain: object) -> float:
-        told = f"{error.code} {plain!r}"
+        said = plain if isinstance(plain, dict) else {}
+        # it is signed anew each time it is asked for: the times in it do not make it another one
+        told = repr((error.code, [said.get(name) for name in ("directive_seq", "for_deployment_id", "bundle_sha256")]))
         if error.code in _KEY_CODES and told != self._doubted:
             # signed just before the key was taken out of use, and on its way since: asked again, it comes by the new key
             self._doubted = told
@@ -117,7 +119,7 @@ class Follower:
             if error.code in _CLOCK_CODES and self._clock.words():
                 reason += f"; {self._clock.words()}"
             self._say(f"directive refused: {reason}")
-            to = plain.get("for_deployment_id") if isinstance(plain, dict) else None
+            to = said.get("for_deployment_id")
             if isinstance(to, str) and len(to) == 36:
                 self.report("failed", None, to=to, reason=reason)
         return 5.0

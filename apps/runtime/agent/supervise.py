@@ -76,9 +76,11 @@ class Supervisor:
             first = False
             if code is None:
                 continue
-            pause = FIRST_PAUSE if time.monotonic() - child.started > LASTS_SECONDS else min(pause * 2, LONGEST_PAUSE)
+            if time.monotonic() - child.started > LASTS_SECONDS:
+                pause = FIRST_PAUSE
             self._say(f"the agent ended with {code}, and is started again in {pause:.0f} s")
             self._sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
         return 0
 
     # --- a trial ---

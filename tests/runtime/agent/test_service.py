@@ -80,6 +80,14 @@ def test_what_this_host_does_not_allow_is_refused_before_anything_is_switched(ru
     assert running.feed() == {"n": 2, "name": "ann"}
 
 
+def test_a_pipeline_that_would_read_what_it_writes_is_refused(running: Host):
+    (running.data / "same.jsonl").symlink_to("in.jsonl")
+    loop = {**FILES, "egress": {"type": "file", "path": "same.jsonl"}}
+    offer(running, "identity", adapters=loop)
+    assert "path_not_allowed" in running.reported("failed")["reason"]
+    assert running.feed() == {"n": 2, "name": "ann"}
+
+
 def test_records_wait_for_a_receiver_that_is_away_and_none_is_lost_or_out_of_order(
     tmp_path: Path, plane: ControlPlane, receiver: Receiver
 ):
@@ -167,11 +175,20 @@ def test_a_host_with_a_wrong_clock_says_so(running: Host):
     plane.clock_ahead = 3600
     running.beat(ok=True, words="behind the control plane's")
     second = plane.maker.bundle("name:drop", sequence=1001)
-    at = now_ms() + hour
-    plane.offer(plane.maker.directive(second, 11, issued_at=at, expires_at=at + DIRECTIVE_LIFE_MS), second.archive)
+    original = plane.answer
+
+    def signed_anew(path: str, body: Any) -> tuple[int, Any]:
+        at = now_ms() + hour
+        plane.offer(plane.maker.directive(second, 11, issued_at=at, expires_at=at + DIRECTIVE_LIFE_MS), second.archive)
+        return original(path, body)
+
+    plane.answer = signed_anew  # type: ignore[method-assign]
     reason = running.reported("failed", "directive_not_yet_valid")["reason"]
     assert "this host's clock is" in reason
     assert running.feed() == {"n": 2, "name": "ann"}
+    for _ in range(3):
+        running.beat(ok=True, words="behind")
+    assert [report["status"] for report in plane.reports] == ["failed"]  # said once, however often it is signed
     plane.clock_ahead = 0
     until(lambda: "clock" not in plane.beats[-1]["health"]["detail"])
 

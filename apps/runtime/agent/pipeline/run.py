@@ -78,7 +78,9 @@ class Pipeline:
         ingress = adapters_of(bundle.config, plan, "ingress")
         self._ports = {lane: adapter for lane, adapter in ingress.items() if adapter["type"] == "http"}
         self._sources = _sources(ingress, limits, state)
-        self._sinks = Sinks(_sinks(adapters_of(bundle.config, plan, "egress"), limits))
+        egress = adapters_of(bundle.config, plan, "egress")
+        self._sinks = Sinks(_sinks(egress, limits))
+        _check_no_loop(ingress, egress, limits)
         self._effects = HostEffects(limits, state.root, variables)
         try:
             self._interpreter = Interpreter(plan, bundle.config.get("stages", {}), self._effects)
@@ -266,6 +268,18 @@ def _sinks(adapters: Mapping[str, Mapping[str, Any]], limits: Limits) -> dict[st
         lane: FileSink(paths[lane]) if lane in paths else HttpSink(limits.egress_url(adapter["url"]))
         for lane, adapter in adapters.items()
     }
+
+
+def _check_no_loop(
+    ingress: Mapping[str, Mapping[str, Any]], egress: Mapping[str, Mapping[str, Any]], limits: Limits
+) -> None:
+    """A pipeline that reads what it writes would never end and fill the disk."""
+    read, written = (
+        {limits.path(adapter["path"]) for adapter in side.values() if adapter["type"] == "file"}
+        for side in (ingress, egress)
+    )
+    if read & written:
+        raise ActivationError("path_not_allowed", "the pipeline would read the file that it writes")
 
 
 def _paths(files: Mapping[str, Mapping[str, Any]], limits: Limits) -> dict[str, Path]:
