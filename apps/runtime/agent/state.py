@@ -22,7 +22,7 @@ class State:
     """The agent's folder. Safe to use from several threads; one process at a time."""
 
     def __init__(self, root: Path, *, lock: bool = True) -> None:
-        self.root = root
+        self.root = root.absolute()
         self._mutex = threading.RLock()
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)

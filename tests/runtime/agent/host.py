@@ -28,13 +28,13 @@ class Host:
         self.options: tuple[str, ...] = ()
 
     def command(self, *extra: str) -> list[str]:
-        return [sys.executable, str(self.program), "run", "--state-dir", str(self.home / "state"),
+        return [sys.executable, str(self.program), "run", "--state-dir", "state",
                 "--data-dir", str(self.data), *self.options, *extra]  # fmt: skip
 
     def start(self) -> None:
         url = ("--environment-url", self.plane.environment_url, "--enrollment-token", "byt_enr_test")
         with (self.home / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(*url), stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command(*url), stdout=log, stderr=log, cwd=self.home)
 
     def kill(self) -> None:
         """SIGKILL, as a machine that loses its power would end it."""

@@ -120,7 +120,7 @@ def test_reports_wait_on_disk_until_somebody_takes_them(running: Host):
 
 
 def test_two_agents_do_not_share_a_state_folder(running: Host):
-    done = subprocess.run(running.command(), capture_output=True, check=False, text=True)
+    done = subprocess.run(running.command(), capture_output=True, check=False, text=True, cwd=running.home)
     assert done.returncode == 2
     assert "another agent uses" in done.stderr
 
@@ -140,6 +140,7 @@ def test_an_address_it_does_not_talk_to_is_one_line_and_exit_2(
     given = url.format("01890000-0000-7000-8000-00000000000a")
     done = subprocess.run(
         lonely.command("--environment-url", given, "--enrollment-token", "t"),
+        cwd=lonely.home,
         capture_output=True,
         check=False,
         text=True,

@@ -332,6 +332,6 @@ def test_an_agent_that_is_killed_is_started_again_and_one_whose_supervisor_is_ki
 def test_a_wrong_command_line_ends_the_supervisor_too(tmp_path: Path, plane: ControlPlane):
     lonely = Host(tmp_path, plane)
     for options, words in ((("--supervise",), "first start"), (("--supervise", "--allow-exec", "sh"), "--allow-exec")):
-        done = subprocess.run(lonely.command(*options), capture_output=True, check=False, text=True)
+        done = subprocess.run(lonely.command(*options), capture_output=True, check=False, text=True, cwd=tmp_path)
         assert done.returncode == 2
         assert words in done.stderr
