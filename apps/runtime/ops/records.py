@@ -7,7 +7,7 @@ they came in. Output is compact, in UTF-8, keys in the order of the input, nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import TypeAlias
@@ -67,6 +67,7 @@ def _constant(name: str) -> Value:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=Number, parse_float=Number, parse_constant=_constant)
+_WHITE_SPACE = " \t\n\r"
 
 
 def parse_record(data: bytes) -> dict[str, Value]:
@@ -75,14 +76,19 @@ def parse_record(data: bytes) -> dict[str, Value]:
     A repeated key is refused because readers disagree on which one counts: a redacted one could hide another.
     """
     try:
-        value: Value = _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8").strip(_WHITE_SPACE)
+        value: Value
+        value, end = _DECODER.raw_decode(text)
     except (UnicodeDecodeError, json.JSONDecodeError):
         raise Refused("not_json", "The record is not JSON in UTF-8.") from None
     except RecursionError:
         raise Refused("too_deep", f"The record is nested deeper than {MAX_DEPTH}.") from None
+    if end != len(text):
+        raise Refused("not_json", "The record is not JSON in UTF-8.")
     if not isinstance(value, dict):
         raise Refused("not_an_object", "The record is not a JSON object.")
-    if _deeper_than(value, MAX_DEPTH):
+    # only what has so many brackets at all can be nested so deep
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise Refused("too_deep", f"The record is nested deeper than {MAX_DEPTH}.")
     return value
 
@@ -117,35 +123,47 @@ def canonical_bytes(value: Value) -> bytes:
 
 def _written(value: Value, *, in_order: bool) -> bytes:
     parts: list[str] = []
-    _append(value, parts, in_order)
-    return "".join(parts).encode("utf-8")
+    _append(value, parts, in_order, encode_basestring)
+    try:
+        return "".join(parts).encode("utf-8")
+    except UnicodeEncodeError:
+        parts.clear()
+        _append(value, parts, in_order, _quoted)
+        return "".join(parts).encode("utf-8")
 
 
-def _append(value: Value, parts: list[str], in_order: bool) -> None:
-    if isinstance(value, str):
-        parts.append(_string(value))
+def _append(value: Value, parts: list[str], in_order: bool, quoted: Callable[[str], str]) -> None:
+    if isinstance(value, dict):
+        separator = "{"
+        for key in sorted(value) if in_order else value:
+            item = value[key]
+            # a string or a number is what most members are: it is written here, without a call of its own
+            if isinstance(item, str):
+                parts.append(f"{separator}{quoted(key)}:{quoted(item)}")
+            elif isinstance(item, Number):
+                parts.append(f"{separator}{quoted(key)}:{item.text}")
+            else:
+                parts.append(f"{separator}{quoted(key)}:")
+                _append(item, parts, in_order, quoted)
+            separator = ","
+        parts.append("}" if value else "{}")
+    elif isinstance(value, str):
+        parts.append(quoted(value))
     elif isinstance(value, Number):
         parts.append(value.text)
     elif value is None or isinstance(value, bool):
         parts.append("null" if value is None else "true" if value else "false")
-    elif isinstance(value, dict):
-        separator = "{"
-        for key in sorted(value) if in_order else value:
-            parts += (separator, _string(key), ":")
-            _append(value[key], parts, in_order)
-            separator = ","
-        parts.append("}" if value else "{}")
     else:
         separator = "["
         for item in value:
             parts.append(separator)
-            _append(item, parts, in_order)
+            _append(item, parts, in_order, quoted)
             separator = ","
         parts.append("]" if value else "[]")
 
 
-def _string(text: str) -> str:
-    # A lone surrogate can be written in JSON (\ud800) but not in UTF-8.
+def _quoted(text: str) -> str:
+    """A string of which some may hold a lone surrogate, which can be written in JSON (\\ud800) but not in UTF-8."""
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         return encode_basestring_ascii(text)
     return encode_basestring(text)

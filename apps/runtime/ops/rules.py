@@ -139,16 +139,20 @@ def _masked(front: int, back: int, char: str) -> Callable[[Value], Value]:
 
 
 def _apply(value: Value, path: tuple[str, ...], at: int, change: Callable[[Value], Value] | None) -> None:
+    last = len(path) - 1
+    while isinstance(value, dict):
+        key = path[at]
+        if key not in value:
+            return
+        if at < last:
+            value = value[key]
+            at += 1
+        elif change is None:
+            del value[key]
+            return
+        else:
+            value[key] = change(value[key])
+            return
     if isinstance(value, list):
         for item in value:
             _apply(item, path, at, change)
-        return
-    if not isinstance(value, dict) or path[at] not in value:
-        return
-    key = path[at]
-    if at + 1 < len(path):
-        _apply(value[key], path, at + 1, change)
-    elif change is None:
-        del value[key]
-    else:
-        value[key] = change(value[key])

@@ -57,9 +57,16 @@ def compile_spec(text: str | bytes) -> Compilation:
     if entries is None:
         return Compilation(False, found.in_line_order(), None, None, None, None, (), None)
     name, target = _common(entries, found)
-    rings = {key: entry for key, entry in entries.items() if key.startswith(single_ring.PREFIX)}
-    lanes = {key: entry for key, entry in entries.items() if key.startswith(lane_graph.PREFIX)}
-    rest = [e for k, e in entries.items() if k not in COMMON_KEYS and k not in rings and k not in lanes]
+    rings: dict[str, Entry] = {}
+    lanes: dict[str, Entry] = {}
+    rest: list[Entry] = []
+    for key, entry in entries.items():
+        if key.startswith(lane_graph.PREFIX):
+            lanes[key] = entry
+        elif key.startswith(single_ring.PREFIX):
+            rings[key] = entry
+        elif key not in COMMON_KEYS:
+            rest.append(entry)
     body: SingleRing | LaneGraph | None = None
     unknown: list[Entry] = []
     if target == "LaneGraph" or (target is None and lanes and not rings):

@@ -117,7 +117,7 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         # lane graph, the whole
         "cycle": ("error", "The graph has no cycle."),
         "role_off_path": ("error", "A role lies on a way from an ingress to an egress."),
-        "too_many_ways": ("error", "At most 4,096 ways lead from the ingresses to a lane."),
+        "too_many_copies": ("error", "A record and all its copies are put on lanes at most 65,536 times."),
     }
 )
 

@@ -97,12 +97,13 @@ def read(entries: Mapping[str, Entry], found: Findings) -> tuple[LaneGraph | Non
 def _file(entry: Entry, items: dict[str, dict[int, Item]], found: Findings) -> bool:
     """Whether `entry` is a known key of a lane, an endpoint or a role; it is then filed under it."""
     words = entry.key.split(".")
-    if not 4 <= len(words) <= 5 or words[1] not in _KNOWN or words[3] not in _KNOWN[words[1]]:
+    indexed = len(words) == 5
+    if not (indexed or len(words) == 4) or words[3] not in _KNOWN.get(words[1], ()):
         return False
-    if len(words) == 5 and words[3] not in ("rx", "tx"):
+    if indexed and words[3] not in ("rx", "tx"):
         return False
     number = index_of(words[2])
-    at = index_of(words[4]) if len(words) == 5 else 0
+    at = index_of(words[4]) if indexed else 0
     if number is None or at is None:
         wrong = words[2] if number is None else words[4]
         hint = "Count 0, 1, 2, ... without leading zeros."
@@ -112,7 +113,7 @@ def _file(entry: Entry, items: dict[str, dict[int, Item]], found: Findings) -> b
     item = group.get(number)
     if item is None:
         item = group[number] = Item(f"{PREFIX}{words[1]}.{number}", entry.line)
-    if len(words) == 5:
+    if indexed:
         item.ports.setdefault(words[3], {})[at] = entry
     else:
         item.plain[words[3]] = entry
@@ -223,7 +224,7 @@ def _role(item: Item, wiring: Wiring, found: Findings) -> Role | None:
     kind = _kind(item, "role", ROLE_KINDS, found)
     if kind is None:
         rx, tx = _every_port(item, "rx"), _every_port(item, "tx")
-        wiring.add_role(name, item.plain.get("name"), item.key, item.line, rx, tx)
+        wiring.add_role(name, item.plain.get("name"), (item.key, item.line), rx, tx)
         return None
     takes = _TAKES[kind]
     for key, entry in item.plain.items():
@@ -244,7 +245,8 @@ def _role(item: Item, wiring: Wiring, found: Findings) -> Role | None:
     if kind == "merge" and len(rx) == 1:
         hint = f"Add {item.key}.rx.1, or make the role a bridge."
         found.add("merge_needs_two_rx", rx[0].line, rx[0].key, "The merge has one rx.", hint)
-    wiring.add_role(name, item.plain.get("name"), item.key, item.line, rx, tx)
+    one_way = policy in ("round_robin", "hash")
+    wiring.add_role(name, item.plain.get("name"), (item.key, item.line), rx, tx, one_way=one_way)
     if name is None or not rx or not tx or not good or (kind == "stage" and op is None):
         return None
     return Role(

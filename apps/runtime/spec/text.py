@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from apps.runtime.spec.diagnostics import Findings, clip
 
 MAX_BYTES = 256 * 1024
 MAX_LINES = 4096
 
+# a whole line that is as it should be: nearly all of them are, and are read by this alone
+_LINE = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=((?! )[\x20-\x7e]*)\r?")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _KEY = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
-_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+_INDEX_DIGITS = 6
+_NUMBER_DIGITS = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One `key=value` line."""
 
     key: str
@@ -52,7 +53,8 @@ def read_lines(text: str | bytes, found: Findings) -> dict[str, Entry] | None:
         return None
     entries: dict[str, Entry] = {}
     for number, raw in enumerate(lines, start=1):
-        entry = _read_line(raw.removesuffix("\r"), number, found)
+        match = _LINE.fullmatch(raw)
+        entry = Entry(match[1], match[2], number) if match else _read_odd_line(raw.removesuffix("\r"), number, found)
         if entry is None:
             continue
         first = entries.setdefault(entry.key, entry)
@@ -62,7 +64,8 @@ def read_lines(text: str | bytes, found: Findings) -> dict[str, Entry] | None:
     return entries
 
 
-def _read_line(line: str, number: int, found: Findings) -> Entry | None:
+def _read_odd_line(line: str, number: int, found: Findings) -> Entry | None:
+    """A line that is not simply `key=value`: a comment, blank, or wrong, which is told; read as well as it can be."""
     if line.startswith("#") or not line.strip(" \t"):
         return None
     bad = _UNPRINTABLE.search(line)
@@ -87,10 +90,16 @@ def _read_line(line: str, number: int, found: Findings) -> Entry | None:
 
 
 def index_of(text: str) -> int | None:
-    """`text` as an index, None when it is not decimal without leading zeros."""
-    return int(text) if _INDEX.fullmatch(text) else None
+    """`text`, which is ASCII, as an index; None when it is not decimal without leading zeros."""
+    return _whole(text, _INDEX_DIGITS)
 
 
 def number_of(text: str) -> int | None:
-    """`text` as a whole number up to nine digits, None when it is anything else."""
-    return int(text) if _NUMBER.fullmatch(text) else None
+    """`text`, which is ASCII, as a whole number up to nine digits; None when it is anything else."""
+    return _whole(text, _NUMBER_DIGITS)
+
+
+def _whole(text: str, digits: int) -> int | None:
+    if not text.isdigit() or len(text) > digits or (text[0] == "0" and len(text) > 1):
+        return None
+    return int(text)

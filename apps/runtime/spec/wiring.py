@@ -13,7 +13,7 @@ from apps.runtime.spec.diagnostics import Findings, clip
 from apps.runtime.spec.model import EVENTS, FANOUT
 from apps.runtime.spec.text import Entry
 
-MAX_WAYS = 4096
+MAX_MOVES = 65_536
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +36,7 @@ class _Role:
     name: str
     key: str
     line: int
+    one_way: bool
     rx: list[_Lane] = field(default_factory=list)
     tx: list[_Lane] = field(default_factory=list)
 
@@ -85,16 +86,27 @@ class Wiring:
             known.to_outside = 1
 
     def add_role(
-        self, name: str | None, named: Entry | None, key: str, line: int, rx: Iterable[Entry], tx: Iterable[Entry]
+        self,
+        name: str | None,
+        named: Entry | None,
+        at: tuple[str, int],
+        rx: Iterable[Entry],
+        tx: Iterable[Entry],
+        *,
+        one_way: bool = False,
     ) -> None:
-        """A role between the lanes that `rx` and `tx` name. `name` is None when it can't be read."""
+        """A role between the lanes that `rx` and `tx` name, at this key and line. `name` is None when it can't be read.
+
+        `one_way` says that a record takes one of the `tx` and not all of them.
+        """
+        key, line = at
         if name is not None and named is not None:
             line = named.line
             former = self._role_lines.setdefault(name, line)
             if former != line:
                 message = f"The role of line {former} is called {name} too."
                 self._found.add("duplicate_role_name", line, named.key, message, "Give each role its own name.")
-        role = _Role(name or key, key, line)
+        role = _Role(name or key, key, line, one_way)
         role.rx = [lane for entry in rx if (lane := self._lane(entry)) is not None]
         role.tx = [lane for entry in tx if (lane := self._lane(entry)) is not None]
         self._sound = self._sound and bool(role.rx and role.tx)
@@ -120,7 +132,7 @@ class Wiring:
         if len(order) < len(self._roles):
             self._cycles(set(order))
         else:
-            self._ways(order)
+            self._moves(order)
         if self._sound:
             self._off_path()
 
@@ -198,18 +210,24 @@ class Wiring:
             hint = "Take one of these roles' lanes out of the circle."
             self._found.add("cycle", first.line, first.key, f"Records go in a circle: {shown}.", hint)
 
-    def _ways(self, order: list[_Role]) -> None:
-        """How many ways lead to each lane: as many copies a single record can have there, at the most."""
-        ways = {name: lane.from_outside for name, lane in self._lanes.items()}
-        for role in order:
-            through = sum(ways[lane.name] for lane in role.rx)
-            for lane in role.tx:
-                ways[lane.name] += through
-                if ways[lane.name] > MAX_WAYS:
-                    message = f"More than {MAX_WAYS} ways lead to {lane.name}: so many copies of one record may arrive."
-                    hint = "Don't merge again what was just copied."
-                    self._found.add("too_many_ways", lane.line, lane.key, message, hint)
-                    return
+    def _moves(self, order: list[_Role]) -> None:
+        """How often, at the most, a record and all that is copied from it come onto a lane, from each lane on to the ends."""
+        moves: dict[_Lane, int] = {}
+        through: dict[_Role, int] = {}
+
+        def onto(lane: _Lane) -> int:
+            if lane not in moves:
+                moves[lane] = 1 + sum(through[role] for role in lane.consumers)
+            return moves[lane]
+
+        for role in reversed(order):
+            onward = [onto(lane) for lane in role.tx] or [0]
+            through[role] = max(onward) if role.one_way else sum(onward)
+            if through[role] > MAX_MOVES:
+                message = f"A record that comes to {role.name} may become so many that they are moved more than {MAX_MOVES} times."
+                hint = "Don't copy again and again what was merged."
+                self._found.add("too_many_copies", role.line, role.key, message, hint)
+                return
 
     def _off_path(self) -> None:
         fed = _reached([lane for lane in self._lanes.values() if lane.from_outside], downstream=True)

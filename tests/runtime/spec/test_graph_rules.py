@@ -137,7 +137,7 @@ _TABLE: list[tuple[str, str, str | None, str]] = [
     ("cycle", _four(split=bridge("b", "b")), f"{R}.0.name", FOUR),
     ("role_off_path", FOUR + f"{R}.2.name=x\n{R}.2.kind=bridge\n{R}.2.rx=y\n{R}.2.tx=y\n{L}.4.name=y\n{L}.4.kind=events",
      f"{R}.2.name", FOUR),
-    ("too_many_ways", _doubled(13), f"{L}.40.name", _doubled(12)),
+    ("too_many_copies", _doubled(14), f"{R}.0.name", _doubled(13)),
     ("unknown_op", graph([IN, OUT], ENDS, {"s": stage("teleport", "in", "out")}), f"{R}.0.op",
      graph([IN, OUT], ENDS, {"s": stage("exec:/bin/cat", "in", "out")})),
     ("bad_op_argument", graph([IN, OUT], ENDS, {"s": stage("http_post:x", "in", "out")}), f"{R}.0.op", ONE),
@@ -189,6 +189,15 @@ def test_a_cycle_is_told_by_the_names_along_it_and_each_one_that_shares_no_role(
     done = compile_spec(graph(lanes, [("ingress", "io"), ("egress", "io")], {**pair("a", "b"), **pair("c", "d")}))
     told = [item.message for item in done.diagnostics if item.code == "cycle"]
     assert told == ["Records go in a circle: a -> b -> a.", "Records go in a circle: c -> d -> c."]
+
+
+def test_ways_of_which_a_record_takes_one_are_no_copies() -> None:
+    for policy, more in (("round_robin", ""), ("hash", "\n{}.hash_key=id")):
+        lines = _doubled(40).replace("policy=broadcast", f"policy={policy}").splitlines()
+        text = "\n".join(
+            line + more.format(line[: line.rindex(".")]) if "=" + policy in line else line for line in lines
+        )
+        assert compile_spec(text).ok
 
 
 def test_a_role_behind_a_cycle_is_not_said_to_be_in_it() -> None:
