@@ -26,10 +26,14 @@ class Token:
 
     __slots__ = ("hops", "rank", "slot")
 
-    def __init__(self, hops: int, rank: int, slot: Slot) -> None:
+    def __init__(self, slot: Slot, hops: int = 0, rank: int = 0) -> None:
+        self.slot = slot
         self.hops = hops
         self.rank = rank
-        self.slot = slot
+
+    def copy(self) -> Token:
+        """Another record with the same bytes, at the same place."""
+        return Token(self.slot.copy(), self.hops, self.rank)
 
 
 class Flight:
@@ -37,8 +41,8 @@ class Flight:
 
     __slots__ = ("done", "dropped", "ports", "refusals", "taken")
 
-    def __init__(self, ports: int) -> None:
-        self.ports: list[list[Token]] = [[] for _ in range(ports)]
+    def __init__(self, ports: tuple[tuple[Token, ...], ...]) -> None:
+        self.ports: list[list[Token]] = [*map(list, ports)]
         self.refusals: list[Refusal] = []
         self.dropped: list[str] = []
         self.done: list[tuple[int, int, int]] = []  # role, forwarded, refused
@@ -47,13 +51,15 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class _Port:
-    """A lane as one of its consumers sees it. `capacity` is None when nothing is ever dropped from it."""
+    """A lane as one of its consumers sees it. `capacity` is None when nothing is ever dropped from it; `plain` is a lane of one
+    producer from which nothing is: what lies there is as it should be."""
 
     number: int
     lane: str
     shared: bool
     capacity: int | None
     first: bool
+    plain: bool
 
     def take(self, flight: Flight) -> list[Token]:
         """The records of this flight, in the order of their arrival.
@@ -62,6 +68,8 @@ class _Port:
         which the plan names first. What goes beyond the capacity is dropped.
         """
         tokens = flight.ports[self.number]
+        if self.plain:
+            return tokens
         if self.shared and len(tokens) > 1:
             tokens.sort(key=lambda token: (token.hops, token.rank))
         if self.capacity is not None and tokens:
@@ -77,14 +85,16 @@ class _Port:
 class _Out:
     """A lane as one of its producers sees it: the ports of its consumers, each of which gets a record of its own."""
 
-    ports: tuple[int, ...]
+    port: int
+    others: tuple[int, ...]
     rank: int
 
-    def put(self, flight: Flight, hops: int, slot: Slot) -> None:
+    def put(self, flight: Flight, token: Token) -> None:
         """Copies are made here, before any consumer can have changed the record."""
-        for port in self.ports[1:]:
-            flight.ports[port].append(Token(hops, self.rank, slot.copy()))
-        flight.ports[self.ports[0]].append(Token(hops, self.rank, slot))
+        token.rank = self.rank
+        for other in self.others:
+            flight.ports[other].append(token.copy())
+        flight.ports[self.port].append(token)
 
 
 _Run = Callable[[Flight], None]
@@ -94,10 +104,11 @@ class Network:
     """The roles of a plan, ready to run. `steps` are those of its stages by id."""
 
     def __init__(self, plan: Plan, steps: Mapping[str, Step]) -> None:
-        self._plan = plan
         self._turns = [0] * len(plan.roles)  # the next way of each round robin
         self._remember = any(stage.capability for stage in plan.stages)
-        self._tallies = {role.name: Tally() for role in plan.roles}
+        self._places = {role.name: number for number, role in enumerate(plan.roles)}
+        self._tallies = {name: Tally() for name in self._places}
+        self._by_number = tuple(self._tallies.items())
         drops = dict(plan.settings).get("on_full") == "drop"
         lanes = {lane.name: lane for lane in plan.lanes}
         ports: dict[tuple[str, str], _Port] = {}
@@ -107,12 +118,14 @@ class Network:
                 self._tallies[lane_end(lane.name)] = Tally()
             for place, consumer in enumerate(lane.consumers):
                 shared = len(lane.producers) > 1
-                ports[lane.name, consumer] = _Port(len(ports), lane.name, shared, capacity, place == 0)
-        self._ports = len(ports)
+                ports[lane.name, consumer] = _Port(
+                    len(ports), lane.name, shared, capacity, place == 0, not shared and capacity is None
+                )
+        self._ports: tuple[tuple[Token, ...], ...] = ((),) * len(ports)  # what lies on each before a flight
 
         def out(lane: Lane, producer: str) -> _Out:
-            numbers = tuple(ports[lane.name, consumer].number for consumer in lane.consumers)
-            return _Out(numbers, lane.producers.index(producer))
+            first, *others = (ports[lane.name, consumer].number for consumer in lane.consumers)
+            return _Out(first, tuple(others), lane.producers.index(producer))
 
         self._ingress = {name: out(lanes[name], OUTSIDE + INGRESS) for name in plan.ingress}
         self._egress = tuple(ports[name, OUTSIDE + EGRESS] for name in plan.egress)
@@ -143,38 +156,33 @@ class Network:
     def begin(self, record: bytes, lane: str) -> Flight:
         """A flight with the record on its ingress lane. Raises KeyError when `lane` is no ingress."""
         flight = Flight(self._ports)
-        self._ingress[lane].put(flight, 0, Slot(record))
+        self._ingress[lane].put(flight, Token(Slot(record)))
         return flight
 
     def finish(self, flight: Flight) -> Outcome:
         """Count a flight in which every role has run, and answer what came of it, egress lanes by name."""
         emissions = [Emission(port.lane, token.slot.data()) for port in self._egress for token in port.take(flight)]
-        roles = self._plan.roles
         passed = []
         # by the plan's order, whatever order the roles ran in
-        for number, forwarded, refused in sorted(flight.done):
-            tally = self._tallies[roles[number].name]
+        flight.done.sort()
+        for number, forwarded, refused in flight.done:
+            name, tally = self._by_number[number]
             tally.forwarded += forwarded
             tally.refused += refused
             if forwarded:
-                passed.append(roles[number].name)
+                passed.append(name)
         for lane, kept, lost in flight.taken:
             tally = self._tallies[lane_end(lane)]
             tally.forwarded += kept
             tally.refused += lost
-        return Outcome(
-            tuple(emissions), tuple(self._in_plan_order(flight.refusals)), tuple(passed), tuple(sorted(flight.dropped))
-        )
+        if len(flight.refusals) > 1:
+            flight.refusals.sort(key=lambda refusal: self._places[refusal.stage])
+        flight.dropped.sort()
+        return Outcome(tuple(emissions), tuple(flight.refusals), tuple(passed), tuple(flight.dropped))
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Role, or `lane:<name>` of a lane that may drop → `{received, forwarded, refused}`."""
         return {name: tally.as_dict() for name, tally in self._tallies.items()}
-
-    def _in_plan_order(self, refusals: list[Refusal]) -> list[Refusal]:
-        if len(refusals) < 2:
-            return refusals
-        place = {role.name: number for number, role in enumerate(self._plan.roles)}
-        return sorted(refusals, key=lambda refusal: place[refusal.stage])
 
     def _run_of(self, number: int, role: PlanRole, rx: Sequence[_Port], tx: Sequence[_Out], step: Step | None) -> _Run:
         if role.kind == "merge":
@@ -200,7 +208,8 @@ def _stage(number: int, name: str, rx: _Port, tx: _Out, step: Step | None) -> _R
                     refused += 1
                     flight.refusals.append(Refusal(name, refusal.code, refusal.message))
                     continue
-            tx.put(flight, token.hops + 1, token.slot)
+            token.hops += 1
+            tx.put(flight, token)
         if tokens:
             flight.done.append((number, len(tokens) - refused, refused))
 
@@ -208,12 +217,15 @@ def _stage(number: int, name: str, rx: _Port, tx: _Out, step: Step | None) -> _R
 
 
 def _broadcast(number: int, rx: _Port, tx: Sequence[_Out]) -> _Run:
+    first, *others = tx
+
     def run(flight: Flight) -> None:
         tokens = rx.take(flight)
         for token in tokens:
-            for out in tx[1:]:
-                out.put(flight, token.hops + 1, token.slot.copy())
-            tx[0].put(flight, token.hops + 1, token.slot)
+            token.hops += 1
+            for out in others:
+                out.put(flight, token.copy())
+            first.put(flight, token)
         if tokens:
             flight.done.append((number, len(tokens), 0))
 
@@ -224,7 +236,8 @@ def _round_robin(number: int, rx: _Port, tx: Sequence[_Out], turns: list[int]) -
     def run(flight: Flight) -> None:
         tokens = rx.take(flight)
         for token in tokens:
-            tx[turns[number]].put(flight, token.hops + 1, token.slot)
+            token.hops += 1
+            tx[turns[number]].put(flight, token)
             turns[number] = (turns[number] + 1) % len(tx)
         if tokens:
             flight.done.append((number, len(tokens), 0))
@@ -245,7 +258,8 @@ def _by_hash(number: int, role: PlanRole, rx: _Port, tx: Sequence[_Out]) -> _Run
                 refused += 1
                 flight.refusals.append(Refusal(role.name, refusal.code, refusal.message))
                 continue
-            tx[way].put(flight, token.hops + 1, token.slot)
+            token.hops += 1
+            tx[way].put(flight, token)
         if tokens:
             flight.done.append((number, len(tokens) - refused, refused))
 
@@ -258,7 +272,8 @@ def _merge(number: int, rx: Sequence[_Port], tx: _Out, *, by_arrival: bool) -> _
         if by_arrival:
             tokens.sort(key=lambda token: token.hops)  # stable: among equals the order of the lanes
         for token in tokens:
-            tx.put(flight, token.hops + 1, token.slot)
+            token.hops += 1
+            tx.put(flight, token)
         if tokens:
             flight.done.append((number, len(tokens), 0))
 

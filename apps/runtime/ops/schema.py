@@ -30,7 +30,8 @@ KEYWORDS = (
 
 
 _Tell = Callable[[str, str, str], None]
-_Report = Callable[[str, str], None]
+#: A place in a record: the place above it and the step from there, None at the top. Made into a pointer when it is told.
+_Place = tuple["_Place", str | int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Schema:
     def violations(self, record: Value) -> tuple[Violation, ...]:
         """Where `record` misses the schema, the first few in the order of the record; none when it holds."""
         found: list[Violation] = []
-        _check(self, record, "", found)
+        _check(self, record, None, found)
         return tuple(found)
 
 
@@ -213,17 +214,19 @@ def _bound(schema: Mapping[str, object], key: str, wrong: _Tell) -> Decimal | No
 
 
 def _type_of(value: Value) -> tuple[str, ...]:
-    if isinstance(value, Number):
-        exact = value.value()
-        whole = exact is not None and exact == exact.to_integral_value()
-        return ("number", "integer") if whole else ("number",)
-    if value is None:
-        return ("null",)
-    if isinstance(value, bool):
-        return ("boolean",)
     if isinstance(value, str):
         return ("string",)
-    return ("array",) if isinstance(value, list) else ("object",)
+    if isinstance(value, dict):
+        return ("object",)
+    if isinstance(value, Number):
+        if value.text.isdigit():
+            return ("integer", "number")
+        exact = value.value()
+        whole = exact is not None and exact == exact.to_integral_value()
+        return ("integer", "number") if whole else ("number",)
+    if value is None:
+        return ("null",)
+    return ("boolean",) if isinstance(value, bool) else ("array",)
 
 
 def _shown(pointer: str) -> str:
@@ -232,49 +235,62 @@ def _shown(pointer: str) -> str:
     return "".join(char if " " <= char <= "~" else "?" for char in text) or "the record"
 
 
-def _check(schema: Schema, value: Value, at: str, found: list[Violation]) -> None:
-    def tell(keyword: str, message: str, pointer: str = at) -> None:
-        if len(found) < MAX_VIOLATIONS:
-            found.append(Violation(pointer, keyword, f"{_shown(pointer)} {message}"))
+def _tell(found: list[Violation], at: _Place, keyword: str, message: str) -> None:
+    if len(found) < MAX_VIOLATIONS:
+        steps: list[str | int] = []
+        while at is not None:
+            at, step = at
+            steps.append(step)
+        pointer = ""
+        for step in reversed(steps):
+            pointer = pointer_of(pointer, step)
+        found.append(Violation(pointer, keyword, f"{_shown(pointer)} {message}"))
 
+
+def _check(schema: Schema, value: Value, at: _Place, found: list[Violation]) -> None:
     if len(found) >= MAX_VIOLATIONS:
         return
     if schema.never:
-        tell("false", "is not allowed")
+        _tell(found, at, "false", "is not allowed")
         return
-    if schema.types is not None and not set(schema.types).intersection(_type_of(value)):
-        tell("type", "is not of type " + " or ".join(schema.types))
-        return
+    if schema.types is not None:
+        names = _type_of(value)
+        if names[0] not in schema.types and names[-1] not in schema.types:
+            _tell(found, at, "type", "is not of type " + " or ".join(schema.types))
+            return
     if schema.enum is not None and not any(same(value, choice) for choice in schema.enum):
-        tell("enum", "is not one of the allowed values")
-    if isinstance(value, Number):
-        _check_number(schema, value, tell)
-    elif isinstance(value, str):
-        if schema.min_length is not None and len(value) < schema.min_length:
-            tell("minLength", f"has fewer than {schema.min_length} characters")
-        if schema.max_length is not None and len(value) > schema.max_length:
-            tell("maxLength", f"has more than {schema.max_length} characters")
-    elif isinstance(value, list):
-        if schema.min_items is not None and len(value) < schema.min_items:
-            tell("minItems", f"has fewer than {schema.min_items} items")
-        if schema.max_items is not None and len(value) > schema.max_items:
-            tell("maxItems", f"has more than {schema.max_items} items")
-        if schema.items is not None:
-            for number, item in enumerate(value):
-                _check(schema.items, item, pointer_of(at, number), found)
-    elif isinstance(value, dict):
+        _tell(found, at, "enum", "is not one of the allowed values")
+    if isinstance(value, dict):
         for key in schema.required:
             if key not in value:
-                tell("required", "is missing", pointer_of(at, key))
-        for key, item in value.items():
-            below = schema.properties.get(key, schema.additional)
-            if below is not None:
-                _check(below, item, pointer_of(at, key), found)
+                _tell(found, (at, key), "required", "is missing")
+        if schema.properties or schema.additional is not None:
+            for key, item in value.items():
+                below = schema.properties.get(key, schema.additional)
+                if below is not None:
+                    _check(below, item, (at, key), found)
+    elif isinstance(value, str):
+        if schema.min_length is not None and len(value) < schema.min_length:
+            _tell(found, at, "minLength", f"has fewer than {schema.min_length} characters")
+        if schema.max_length is not None and len(value) > schema.max_length:
+            _tell(found, at, "maxLength", f"has more than {schema.max_length} characters")
+    elif isinstance(value, Number):
+        _check_number(schema, value, at, found)
+    elif isinstance(value, list):
+        if schema.min_items is not None and len(value) < schema.min_items:
+            _tell(found, at, "minItems", f"has fewer than {schema.min_items} items")
+        if schema.max_items is not None and len(value) > schema.max_items:
+            _tell(found, at, "maxItems", f"has more than {schema.max_items} items")
+        if schema.items is not None:
+            for number, item in enumerate(value):
+                _check(schema.items, item, (at, number), found)
 
 
-def _check_number(schema: Schema, number: Number, tell: _Report) -> None:
+def _check_number(schema: Schema, number: Number, at: _Place, found: list[Violation]) -> None:
+    if schema.minimum is None and schema.maximum is None:
+        return
     exact = number.value()
     if schema.minimum is not None and (exact is None or exact < schema.minimum):
-        tell("minimum", "is below the minimum")
+        _tell(found, at, "minimum", "is below the minimum")
     if schema.maximum is not None and (exact is None or exact > schema.maximum):
-        tell("maximum", "is above the maximum")
+        _tell(found, at, "maximum", "is above the maximum")

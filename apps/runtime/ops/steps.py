@@ -118,12 +118,17 @@ def _effect(op: Op, effects: Effects) -> Step:
 
 
 def _guard(rules: tuple[Rule, ...], schema: Schema | None) -> Step:
-    def step(slot: Slot) -> None:
-        if schema is not None:
-            violations = schema.violations(slot.value())
-            if violations:
-                raise Refused("schema_violation", "; ".join(item.message for item in violations))
-        if rules:
-            slot.redact(rules)
+    if schema is None:
+        return (lambda slot: slot.redact(rules)) if rules else (lambda slot: None)
+    violations = schema.violations
 
-    return step
+    def check(slot: Slot) -> None:
+        found = violations(slot.value())
+        if found:
+            raise Refused("schema_violation", "; ".join(item.message for item in found))
+
+    def check_and_redact(slot: Slot) -> None:
+        check(slot)
+        slot.redact(rules)
+
+    return check_and_redact if rules else check
