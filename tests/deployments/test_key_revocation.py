@@ -225,6 +225,8 @@ def test_another_organization_notices_nothing(world: World) -> None:
     assert world.show(made)["key_revoked_at"] is None
 
 
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
 def test_a_waiting_poll_hears_of_a_new_key_set_at_once(transactional_db: None, world: World) -> None:
     host = world.hosts[0]
     directive = host.heartbeat()

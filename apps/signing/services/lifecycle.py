@@ -18,6 +18,7 @@ from apps.core.db import lock_row
 from apps.core.errors import Conflict, NotFound, StateConflict
 from apps.core.fsm import advance, allowed_from
 from apps.runtime import trust
+from apps.runtime.faults import fault_point
 from apps.signing import registry
 from apps.signing.models import KeySetVersion, KeyStatus, SigningKey
 from apps.signing.services.reading import key_set_version, opened, trusted
@@ -62,6 +63,7 @@ def rotate(*, actor: Principal, scope: Scope, replacing: str | None = None, reas
         details = {"replaces": former.kid, "key_set_version": version, "reason": reason[:REASON_LENGTH]}
         _record(organization, actor.ref, "signing_key.rotated", made.kid, details)
         registry.keys_changed(organization.pk)
+        fault_point("signing.rotate.before_commit")
         return SigningKey.objects.get(kid=made.kid)
 
 
@@ -107,6 +109,7 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
         version = _publish(organization, key_set_version(organization.pk) + 1, opened(_active(organization)))
         _record(organization, actor.ref, "signing_key.revoked", kid, {"key_set_version": version, **done})
         registry.keys_changed(organization.pk)
+        fault_point("signing.revoke.before_commit")
         return key
 
 
