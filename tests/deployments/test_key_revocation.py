@@ -20,6 +20,9 @@ from tests.support import Caller, in_threads
 pytestmark = pytest.mark.django_db
 
 
+WAIT = 25
+
+
 def keys_path(world: World) -> str:
     return f"/orgs/{world.tenant.organization.pk}/signing-keys"
 
@@ -234,13 +237,15 @@ def test_a_waiting_poll_hears_of_a_new_key_set_at_once(transactional_db: None, w
 
     def poll() -> None:
         known = f"key_set_version={host.keys.version}&after={directive.directive_seq}"
-        answers.append(host.http.get(f"/agents/{host.id}/deployment?wait=20&{known}"))
+        answers.append(host.http.get(f"/agents/{host.id}/deployment?wait={WAIT}&{known}"))
 
     alice = world.caller("alice")
+    began = time.monotonic()
     polled, rotated = in_threads(poll, lambda: _once_a_poll_waits(lambda: alice.post(keys_path(world), {})))
     assert polled is None, polled
     assert rotated.status_code == 201
     assert answers[0].status_code == 200
+    assert time.monotonic() - began < WAIT, "it was woken, and did not wait until its time was over"
     body = answers[0].json()
     assert body["key_set_version"] == host.keys.version + 1
     assert body["desired"]["directive"]["directive_seq"] == directive.directive_seq

@@ -114,3 +114,33 @@ def test_a_credential_is_refused_in_the_order_that_is_promised():
     )
     assert code(lambda: check(good, keys=Maker().keys)) == "credential_bad_signature"
     assert code(lambda: check(good, expected_targets_sha256="0" * 64)) == "credential_wrong_subject"
+
+
+def test_a_credential_by_a_revoked_key_is_refused_whoever_signed_the_bundle_around_it():
+    maker = Maker()
+    claims = maker.claims({})
+    token = trust.mint_credential(claims, maker.signer)
+
+    def check(status):
+        return trust.verify_credential(
+            token, keys={maker.signer.kid: listed(maker.signer, status)}, spec_hash=claims.spec_hash,
+            environment_id=ENVIRONMENT, posture="dev", at_ms=now_ms(), capabilities=(), config_hash=claims.config_hash,
+            subject=claims.subject,
+        )  # fmt: skip
+
+    assert check("active") == check("retired") == claims
+    assert code(lambda: check("revoked")) == "credential_bad_signature"
+
+
+def test_a_directive_by_a_retired_key_is_believed_only_if_it_was_issued_before():
+    maker = Maker()
+    at = now_ms()
+
+    def keys(not_after):
+        return {maker.signer.kid: replace(maker.key, status="retired", not_after=not_after)}
+
+    desired = maker.directive(maker.bundle(), 10, issued_at=at, expires_at=at + 1000)
+    for good in (at, at + 1000, at - 4 * 60_000):
+        verify(desired, keys(good))
+    for bad in (at - 6 * 60_000, 0, None):
+        assert code(lambda b=bad: verify(desired, keys(b))) == "directive_by_retired_key"
