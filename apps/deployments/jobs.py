@@ -16,7 +16,7 @@ from apps.deployments.services.timeouts import sweep_timeouts
 from apps.jobs import registry
 from apps.jobs.models import Job
 from apps.jobs.registry import JobRun, PermanentJobError
-from apps.jobs.services import complete_in_transaction
+from apps.jobs.services import complete_in_transaction, hold_in_transaction
 from apps.runtime.faults import fault_point
 
 TIMEOUTS_EVERY_SECONDS = 2
@@ -31,7 +31,12 @@ def run_build(run: JobRun) -> str | None:
     if run.environment_id is None:
         raise PermanentJobError("a build belongs to an environment")
     try:
-        work = start_build(deployment_id=run.subject_id, environment_id=run.environment_id)
+        work = start_build(
+            deployment_id=run.subject_id,
+            environment_id=run.environment_id,
+            hold=lambda: hold_in_transaction(run),
+            complete=lambda note: complete_in_transaction(run, note),
+        )
         if isinstance(work, NothingToDo):
             return work.note
         fault_point("deployments.build.started")

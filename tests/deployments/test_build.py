@@ -12,9 +12,12 @@ from django.db import transaction
 from apps.approvals.models import Approval
 from apps.blobs.models import StoredBlob
 from apps.core import clock
+from apps.deployments.jobs import run_build
 from apps.deployments.models import ConfigBundle, DeploymentEvent
 from apps.deployments.services import build
 from apps.jobs.models import Job
+from apps.jobs.registry import LeaseLost
+from apps.jobs.services import release_expired, take_job
 from tests.deployments.world import World
 
 pytestmark = pytest.mark.django_db
@@ -183,3 +186,33 @@ def test_with_the_bytes_of_another_key_is_not_what_the_host_takes(world: World) 
     with pytest.raises(trust.TrustError) as refused:
         host.fetch(directive)
     assert refused.value.code == "unknown_key"
+
+
+def test_a_worker_that_lost_its_job_begins_nothing(world: World) -> None:
+    """It hung before it began, its lease ran out, and another has the job: what it does then has no effect."""
+    made = world.request(world.bundle())
+    hung = next(run for run in iter(take_job, None) if run.type == "deploy_bundle_build")
+    with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
+        assert release_expired() >= 1
+    with pytest.raises(LeaseLost):
+        run_build(hung)
+    assert world.status(made) == "approved"
+    with time_machine.travel(clock.now() + dt.timedelta(minutes=5), tick=False):
+        world.work()
+    assert world.status(made) == "deploying"
+
+
+def test_a_build_that_has_to_wait_ends_its_job_before_the_next_is_queued(world: World) -> None:
+    """A rollback came first: the job ends in the transaction that sends it back to waiting, so that there is never a second."""
+    first = world.roll_out(world.bundle("a:drop"))
+    bundle = world.bundle("b:drop")
+    world.work()
+    second = world.request(bundle)
+    assert world.act(first, "rollback").status_code == 200
+    run = take_job()
+    assert run is not None
+    assert run_build(run) == build.WAITS
+    assert Job.objects.get(pk=run.job_id).status == "completed"
+    assert world.builds() == []
+    world.settle()
+    assert world.builds() == [second]

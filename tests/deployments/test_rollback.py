@@ -9,6 +9,7 @@ import pytest
 import time_machine
 
 from apps.core import clock
+from apps.deployments.models import Target
 from apps.deployments.services import sweep_timeouts
 from tests.deployments.world import World
 
@@ -280,3 +281,20 @@ def test_where_every_agent_is_gone_there_is_nothing_to_take_back(world: World) -
     for host in world.hosts:
         assert world.bob.delete(f"{world.path}/agents/{host.id}").status_code == 204
     assert code(world.act(made, "rollback")) == (409, "nothing_to_roll_back")
+
+
+def test_asked_for_again_waits_for_nobody_that_somebody_newer_took_over(world: World) -> None:
+    """The first try failed on one host; meanwhile another deployment took the second host, which never said it went back."""
+    one, other = world.hosts
+    made = world.request(world.bundle("a:drop"))
+    world.work()
+    for host in world.hosts:
+        host.fetch(host.heartbeat())
+    assert world.act(made, "cancel").status_code == 200
+    assert one.say(made, "failed", None, None) == 200
+    assert world.status(made) == "failed"
+    world.roll_out(world.bundle("b:drop"), [other])
+    assert world.act(made, "rollback").status_code == 200
+    one.step()
+    assert world.status(made) == "rolled_back"
+    assert not Target.objects.filter(deployment_id=made, settled_at__isnull=True).exists()

@@ -12,7 +12,7 @@ from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.deployments.models import DeploymentEvent
 from apps.jobs.models import Job, JobAttempt
-from apps.jobs.services import begin_attempt, claim, release_expired
+from apps.jobs.services import release_expired, take_job
 from apps.runtime.trust import Directive
 from tests import invariants
 from tests.deployments.world import Host, World
@@ -140,9 +140,7 @@ def test_a_lost_worker_against_the_one_that_takes_over(dev: World, racers: Racer
         bundle = world.bundle(f"f{round_}:drop")
         world.work()
         made = world.request(bundle)
-        taken = claim()
-        assert taken is not None
-        begin_attempt(job_id=taken.job_id, token=taken.token)  # and then this worker is killed
+        assert take_job() is not None  # and then this worker is killed
         racers.race(*[{"do": "release"}] * 3, *[{"do": "drain", "wait": 0.05}] * 3, everywhere=({"shift": 31},))
         with time_machine.travel(clock.now() + dt.timedelta(seconds=60), tick=True):
             release_expired()
@@ -150,6 +148,28 @@ def test_a_lost_worker_against_the_one_that_takes_over(dev: World, racers: Racer
             world.work()
         assert world.status(made) == "deploying"
         assert DeploymentEvent.objects.filter(deployment_id=made, to_status="deploying").count() == 1
+        invariants.check(at_rest=True)
+        world.settle()
+
+
+def test_the_end_of_a_build_against_the_end_of_its_last_lease(dev: World, racers: Racers) -> None:
+    """The worker of the last attempt hangs, is given up, and goes on all the same: built, or failed, and nobody waits for ever.
+
+    Both hold the environment before the job: in two orders they would lock each other out.
+    """
+    world = dev
+    for round_ in range(3):
+        bundle = world.bundle(f"f{round_}:drop")
+        world.work()
+        made = world.request(bundle)
+        Job.objects.filter(type="deploy_bundle_build", subject_id=made).update(max_attempts=1)
+        racers.race(
+            {"do": "drain"},
+            *[{"do": "release", "wait": 0.02 * n} for n in range(8)],
+            everywhere=({"shift": 31, "wait": 0.03},),
+        )
+        job = Job.objects.get(type="deploy_bundle_build", subject_id=made)
+        assert (job.status, world.status(made)) in (("completed", "deploying"), ("dead_letter", "failed"))
         invariants.check(at_rest=True)
         world.settle()
 

@@ -34,6 +34,8 @@ from apps.tenancy.selectors import lock_environment, scope_of
 
 S = DeploymentStatus
 
+WAITS = "no-op: it waits for its targets"
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -56,16 +58,29 @@ class UnbuildableError(Exception):
     """This can never be built, however often it is tried."""
 
 
-def start_build(*, deployment_id: uuid.UUID, environment_id: uuid.UUID) -> Work | NothingToDo:
+def _unfenced(note: str = "") -> None:
+    """Stands in where no job is behind a build."""
+
+
+def start_build(
+    *,
+    deployment_id: uuid.UUID,
+    environment_id: uuid.UUID,
+    hold: Callable[[], None] = _unfenced,
+    complete: Callable[[str], None] = _unfenced,
+) -> Work | NothingToDo:
     """Begin the build, or take up one that a killed worker left in `building`.
 
     The first time it fixes `sequence` (max(last + 1, Unix ms)), `built_at_ms` and the signing key in the row. A
     credential that is no longer good, or a base that moved since the decision, fails the deployment here. One that must
-    still wait for its targets goes back to waiting.
+    still wait for its targets goes back to waiting, and `complete` ends its job in the same transaction: the next one is
+    queued when it may be, and never while this one lives. `hold` raises when the job is somebody else's by now: whoever
+    lost it begins nothing.
     """
     with transaction.atomic():
         try:
             environment = lock_environment(environment_id)
+            hold()
             deployment = locked_deployment(environment, deployment_id)
         except NotFound:
             return NothingToDo("no-op: it is gone")
@@ -78,7 +93,8 @@ def start_build(*, deployment_id: uuid.UUID, environment_id: uuid.UUID) -> Work 
         first = deployment.status == S.APPROVED.value
         if first and set(agent_ids) & set(holders(environment, aside=deployment.pk)):
             Deployment.objects.filter(pk=deployment.pk).update(build_queued_at=None)
-            return NothingToDo("no-op: it waits for its targets")
+            complete(WAITS)
+            return NothingToDo(WAITS)
         refusal = _refusal(environment, deployment, approval, agent_ids)
         if refusal is not None:
             fail_build(deployment, actor=SYSTEM_ACTOR, code=refusal[0], detail=refusal[1])

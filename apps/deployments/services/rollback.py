@@ -109,6 +109,9 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
     undone = [t.pk for t in covered if t.status == T.ROLLED_BACK.value]
     waiting = [t.pk for t in covered if t.pk not in {*untouched, *undone}]
     rows = Target.objects.filter(deployment=deployment)
+    # somebody newer took these over since an earlier try: nobody will hear of them again
+    left = rows.filter(settled_at__isnull=True, sequence__isnull=False).exclude(pk__in=[t.pk for t in covered])
+    left.update(settled_at=now, updated_at=now)
     rows.filter(pk__in=undone).update(rollback_at=now, settled_at=now, updated_at=now)
     rows.filter(pk__in=untouched).update(
         status=T.ROLLED_BACK, rollback_at=now, phase_started_at=now, settled_at=now, updated_at=now

@@ -16,7 +16,7 @@ from apps.jobs.liveness import own_cluster
 from apps.jobs.models import Job
 from apps.jobs.registry import JobRun, LeaseLost, handler_types
 from apps.jobs.services import table
-from apps.jobs.services.moves import already_finished, end_attempt_failed
+from apps.jobs.services.moves import already_finished, end_attempt_failed, lock_place
 from apps.jobs.services.queue import wake_chore
 from apps.runtime.faults import fault_point
 
@@ -110,6 +110,7 @@ def release_expired() -> int:
     for job_id, token in list(Job.objects.filter(expired).values_list("pk", "lease_token")[:200]):
         try:
             with transaction.atomic():
+                lock_place(job_id)
                 if lock_row(Job.objects.filter(expired, pk=job_id, lease_token=token)) is None:
                     continue
                 end_attempt_failed(

@@ -18,6 +18,7 @@ from apps.jobs.registry import JobRun, LeaseLost, handler_for
 from apps.jobs.services import table
 from apps.jobs.services.queue import WAKE_JOBS
 from apps.runtime.faults import fault_point
+from apps.tenancy.models import Environment
 
 
 def _held(job_id: uuid.UUID, token: uuid.UUID) -> Job:
@@ -25,6 +26,19 @@ def _held(job_id: uuid.UUID, token: uuid.UUID) -> Job:
     if job is None:
         raise LeaseLost(str(job_id))
     return job
+
+
+def lock_place(job_id: uuid.UUID) -> None:
+    """Lock the environment of a job whose death its room acts on, in the caller's transaction and before the job itself:
+    builds end in that order, too, and two orders would lock each other out."""
+    row = Job.objects.filter(pk=job_id).values_list("type", "environment_id").first()
+    if row is not None and row[1] is not None and handler_for(row[0]).on_dead is not None:
+        lock_row(Environment.objects.filter(pk=row[1]))
+
+
+def hold_in_transaction(run: JobRun) -> None:
+    """Keep the job in this attempt's hands until the caller's transaction ends. Raises LeaseLost when it is no longer."""
+    _held(run.job_id, run.lease_token)
 
 
 def _note_move(
@@ -77,6 +91,7 @@ def end_attempt_failed(
     A job that dies passes `failed` and `retrying` on the way, in this transaction; its room's `on_dead` is part of it.
     Raises LeaseLost.
     """
+    lock_place(job_id)
     job = _held(job_id, token)
     now = clock.now()
     started, what, why = job.started_at, error_class[:100], error[:2000]
