@@ -10,9 +10,9 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from apps.agents.registry import AgentReport, Desired
 from apps.approvals.models import Approval
@@ -21,7 +21,17 @@ from apps.core.fsm import legal_moves
 from apps.deployments.desired import Assigned, desired_of
 from apps.deployments.models import HOLDS_TARGETS, IN_FLIGHT, Deployment
 from apps.deployments.rollout import Phase, Step, Tally, next_step
-from apps.deployments.rules import Meaning, ReportedOn, Undoing, Undone, Waiting, meaning_of, startable, undoing
+from apps.deployments.rules import (
+    NOTHING,
+    Meaning,
+    ReportedOn,
+    Undoing,
+    Undone,
+    Waiting,
+    meaning_of,
+    startable,
+    undoing,
+)
 from apps.deployments.services.ending import BEFORE_HAND_OUT
 from apps.deployments.services.rollback import NEVER_FETCHED, ROLLS_BACK_FROM
 from apps.jobs.models import Job
@@ -57,8 +67,7 @@ class Setting:
     expiry: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class T:
+class T(NamedTuple):
     """A target: as the row, `asked` and `back` being the order of rollbacks instead of times; `ran`: ever activated."""
 
     status: str = "pending"
@@ -70,8 +79,7 @@ class T:
     ran: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class J:
+class J(NamedTuple):
     """A build job: `at` is 0 before its handler began, 1 when it holds the work, 2 when the handler is done and the job is
     not ended yet, None while no attempt runs."""
 
@@ -80,8 +88,7 @@ class J:
     at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class D:
+class D(NamedTuple):
     """A deployment with its approval and its job. `votes` are (reviewer, what was shown to them); `base` is frozen when it is
     decided; `turn` is when it was approved among those that wait."""
 
@@ -103,8 +110,7 @@ class D:
         return next((t for a, t in self.targets if a == agent), None)
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """A state. `confirmed` is what each agent last confirmed (None: nothing), `gone` who was removed."""
 
     d: tuple[D, ...]
@@ -146,6 +152,16 @@ def _next_step(setting: Setting, phase: int | None, bake: str, tallies: tuple[tu
     return next_step(setting.phases, phase, ends, rows, max_failures=setting.max_failures, now=START)
 
 
+@cache
+def _alike(votes: frozenset[tuple[int, Any]]) -> frozenset[tuple[int, Any]]:
+    """The same votes by reviewers numbered in the order of what they voted on."""
+    mine: dict[int, list[str]] = {}
+    for who, what in votes:
+        mine.setdefault(who, []).append(repr(what))
+    number = {who: n for n, who in enumerate(sorted(mine, key=lambda who: (sorted(mine[who]), who)))}
+    return frozenset((number[who], what) for who, what in votes)
+
+
 class Machine:
     """One step at a time from a `World`: what the services do in one transaction, then what must hold."""
 
@@ -158,30 +174,27 @@ class Machine:
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def world(self) -> World:
-        """The state now, orders of rollbacks and approvals counted anew so that equal states are one."""
-        times = sorted({d.back for d in self.d} | {t.asked for d in self.d for _, t in d.targets})
-        rank = (
-            {time: n for n, time in enumerate(times)}
-            if times and times[0] == 0
-            else {time: n + 1 for n, time in enumerate(times)}
-        )
+        """The state now. Orders of rollbacks and approvals are counted anew, and reviewers, who are alike, named anew, so that
+        states which differ in nothing that matters are one."""
+        times = {0} | {d.back for d in self.d} | {t.asked for d in self.d for _, t in d.targets}
+        rank = {time: n for n, time in enumerate(sorted(times))}
         turns = sorted(d.turn for d in self.d if d.status == "approved")
-        fresh = tuple(
-            replace(
-                d,
-                back=rank[d.back],
-                turn=turns.index(d.turn) + 1 if d.status == "approved" else 0,
-                targets=tuple((a, replace(t, asked=rank[t.asked]) if t.asked else t) for a, t in d.targets),
-            )
-            for d in self.d
-        )
-        return World(fresh, tuple(self.confirmed), tuple(self.gone))
+        return World(tuple(self._plain(d, rank, turns) for d in self.d), tuple(self.confirmed), tuple(self.gone))
+
+    def _plain(self, d: D, rank: dict[int, int], turns: list[int]) -> D:
+        turn = turns.index(d.turn) + 1 if d.status == "approved" else 0
+        votes = _alike(d.votes)
+        moved = any(rank[t.asked] != t.asked for _, t in d.targets)
+        if (rank[d.back], turn, votes, moved) == (d.back, d.turn, d.votes, False):
+            return d
+        targets = tuple((a, t._replace(asked=rank[t.asked])) for a, t in d.targets) if moved else d.targets
+        return d._replace(back=rank[d.back], turn=turn, votes=votes, targets=targets)
 
     def set(self, i: int, **columns: Any) -> None:
-        self.d[i] = replace(self.d[i], **columns)
+        self.d[i] = self.d[i]._replace(**columns)
 
     def target(self, i: int, agent: int, **columns: Any) -> None:
-        self.set(i, targets=tuple((a, replace(t, **columns) if a == agent else t) for a, t in self.d[i].targets))
+        self.set(i, targets=tuple((a, t._replace(**columns) if a == agent else t) for a, t in self.d[i].targets))
 
     def move(self, i: int, to: str, **columns: Any) -> None:
         """A move of deployment `i`, if it is one."""
@@ -202,8 +215,8 @@ class Machine:
         for to in path:
             if to != job.status and to not in LEGAL["job"][job.status]:
                 raise Broken(f"job {job.status} -> {to} is no move")
-            job = replace(job, status=to)
-        self.set(i, job=replace(job, **columns))
+            job = job._replace(status=to)
+        self.set(i, job=job._replace(**columns))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -386,16 +399,17 @@ class Machine:
         self.after_moves()
         return True
 
-    def report(self, i: int, agent: int, said: Said) -> bool:
-        """Whether it was taken and changed anything."""
-        d, wanted = self.d[i], self.wanted(agent)
+    def meaning(self, i: int, agent: int, said: Said, wanted: Desired) -> Meaning | None:
+        """What a report means; None if it is refused."""
+        d = self.d[i]
         t = d.target(agent)
         assert t is not None
-        on = ReportedOn(IDS[i], t.status, t.settled, bool(t.asked), bool(d.bake))
-        meaning = _meaning(said, on, wanted)
-        if meaning is None:
-            return False
-        before = self.confirmed[agent]
+        return _meaning(said, ReportedOn(IDS[i], t.status, t.settled, bool(t.asked), bool(d.bake)), wanted)
+
+    def take(self, i: int, agent: int, meaning: Meaning, wanted: Desired) -> None:
+        """Take a report, as `services.take_report` does."""
+        t = self.d[i].target(agent)
+        assert t is not None
         if meaning.confirms:
             self.confirmed[agent] = IDS.index(wanted.deployment_id) if wanted.deployment_id else None
         if meaning.to is not None:
@@ -403,7 +417,6 @@ class Machine:
             self.target(i, agent, status=meaning.to, settled=t.settled or meaning.settles, ran=ran, handed=True)
         if meaning.settles:
             self.judge(i)
-        return meaning.to is not None or before != self.confirmed[agent]
 
 
 def first(setting: Setting) -> World:
@@ -557,22 +570,26 @@ SAYS = ("fetched", "activated", "failed", "rolled_back", "stopped")
 
 def _of_agents(setting: Setting, world: World, i: int, d: D, when: When) -> Iterator[Event]:
     """Whatever an agent may say of `i`: what it is told, what it was told before, or nonsense."""
+    now = Machine(setting, world)
+    named = [(None, None)] + [(f"{j}", x.sequence) for j, x in enumerate(world.d) if x.sequence]
     for agent, t in d.targets:
         if not t.told or world.gone[agent]:
             continue
-        wanted = Machine(setting, world).wanted(agent)
+        wanted = now.wanted(agent)
         if not t.handed:
             yield from when(f"{agent} fetches {i}", True, lambda m, a=agent: m.target(i, a, handed=True))
-        named = [(None, None)] + [(f"{j}", x.sequence) for j, x in enumerate(world.d) if x.sequence]
         for status in SAYS:
             if status == "failed" and not setting.failing:
                 continue
+            honest = status in ("activated", "rolled_back", "stopped") and wanted.for_deployment_id == IDS[i]
             for bundle, sequence in named:
-                said = (status, bundle, sequence)
-                honest = status in ("activated", "rolled_back", "stopped") and wanted.for_deployment_id == IDS[i]
-                yield from when(
-                    f"{agent} says {status} {bundle} on {i}", honest, lambda m, a=agent, s=said: m.report(i, a, s)
-                )
+                meaning = now.meaning(i, agent, (status, bundle, sequence), wanted)
+                if meaning is not None and meaning != NOTHING:
+                    yield from when(
+                        f"{agent} says {status} {bundle} on {i}",
+                        honest,
+                        lambda m, a=agent, x=meaning, w=wanted: m.take(i, a, x, w),
+                    )
 
 
 def _remove(m: Machine, agent: int) -> None:
