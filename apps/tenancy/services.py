@@ -16,6 +16,7 @@ from apps.core import clock
 from apps.core.actors import ActorRef
 from apps.core.db import lock_row, lock_rows
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, PreconditionFailed
+from apps.runtime.faults import fault_point
 from apps.tenancy import registry
 from apps.tenancy.models import SLUG, Environment, Organization, Posture, Project
 from apps.tenancy.registry import EnvironmentSettings
@@ -310,6 +311,8 @@ def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
             scope=fresh.as_dict(),
             details={"name": node.name, "slug": node.slug, "forced": bool(blockers)},
         )
+        fault_point("tenancy.delete.before_commit")
+    fault_point("tenancy.delete.tombstoned")
     return registry.purge(fresh)
 
 

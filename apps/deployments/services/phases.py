@@ -15,6 +15,7 @@ from apps.approvals.models import Approval, ApprovalStatus
 from apps.deployments.models import Confirmation, Deployment, PhaseMark, Target, TargetStatus, in_words
 from apps.deployments.rollout import Step, Tally, next_step
 from apps.deployments.services.moves import record_phase
+from apps.runtime.faults import fault_point
 
 T = TargetStatus
 
@@ -130,12 +131,14 @@ def _begin(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
         agents.note_assigned(agent_ids, deployment.sequence)
     agents.announce(agent_ids)
     _set(deployment, phase=phase, phase_started_at=now, bake_started_at=None, bake_ends_at=None, updated_at=now)
+    fault_point("deployments.phase.begun")
     return _Note(phase, PhaseMark.STARTED, f"{len(targets)} assigned", now)
 
 
 def _bake(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
     bake = deployment.phases[phase].bake
     _set(deployment, bake_started_at=now, bake_ends_at=now + bake, updated_at=now)
+    fault_point("deployments.phase.baking")
     return _Note(phase, PhaseMark.BAKING, f"until {now + bake:%Y-%m-%d %H:%M:%S} UTC", now)
 
 

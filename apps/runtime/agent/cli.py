@@ -120,6 +120,7 @@ def _token(options: argparse.Namespace) -> str:
 def _identity(options: argparse.Namespace, state: State) -> Identity:
     known = identity(state)
     if known is not None:
+        state.remove("enrolling.json")  # a kill right after the answer was kept left it
         if options.environment_url:
             base, _, environment_id = split_environment_url(options.environment_url)
             if environment_id != known.environment_id or base.rstrip("/") != known.base_url:

@@ -165,6 +165,7 @@ class Runner:
             self.shut_down()
             self.active = None
             self.state.remove("active.json")
+            fault_point("agent.stop.noted")
             self.state.forget_bundles(set())
             self.say("pipeline stopped")
 

@@ -63,8 +63,10 @@ def rotate(*, actor: Principal, scope: Scope, replacing: str | None = None, reas
         details = {"replaces": former.kid, "key_set_version": version, "reason": reason[:REASON_LENGTH]}
         _record(organization, actor.ref, "signing_key.rotated", made.kid, details)
         registry.keys_changed(organization.pk)
+        rotated = SigningKey.objects.get(kid=made.kid)
         fault_point("signing.rotate.before_commit")
-        return SigningKey.objects.get(kid=made.kid)
+    fault_point("signing.rotate.after_commit")
+    return rotated
 
 
 def retire(*, scope: Scope, kid: str) -> SigningKey:
@@ -110,7 +112,8 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
         _record(organization, actor.ref, "signing_key.revoked", kid, {"key_set_version": version, **done})
         registry.keys_changed(organization.pk)
         fault_point("signing.revoke.before_commit")
-        return key
+    fault_point("signing.revoke.after_commit")
+    return key
 
 
 def _lock(scope: Scope) -> Organization:

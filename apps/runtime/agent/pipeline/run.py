@@ -26,6 +26,7 @@ from apps.runtime.agent.pipeline.sinks import FileSink, HttpSink, Sink, SinkFail
 from apps.runtime.agent.state import State
 from apps.runtime.bundle import VerifiedBundle
 from apps.runtime.config import adapters_of
+from apps.runtime.faults import fault_point
 from apps.runtime.interpreter import Interpreter, Outcome, SettingsError
 from apps.runtime.ops.effects import EffectFailed
 from apps.runtime.spec.plan import Plan
@@ -220,9 +221,11 @@ class Pipeline:
                     stopped = stop
                     break
             done = position
+            fault_point("agent.record.processed")
             if self._stop.is_set() or time.monotonic() > until:
                 break
         self._insist(self._sinks.flush)
+        fault_point("agent.records.out")
         if done is not None:
             self._insist(partial(source.commit, done))
         if stopped is not None:
