@@ -20,7 +20,7 @@ PARTS: dict[str, list[str]] = {
     "sqlite": ["-n", "2", "--dist", "loadfile", "-m", "not alone and not faults"],
     "alone": ["-m", "alone and not faults"],
     # one control plane a database, each in a process of its own, side by side
-    "faults": ["-n", "2", "--dist", "loadgroup", "-m", "faults"],
+    "faults": ["-n", "2", "--dist", "loadfile", "-m", "faults"],
     "postgres": ["-n", "2", "--dist", "loadfile", "-m", "postgres and not faults"],
 }
 

@@ -19,19 +19,24 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "byteor.settings")
 django.setup()
 
+from django.core.management import call_command  # noqa: E402
 from django.db import connection, models  # noqa: E402
 
+from apps.access.roles import Role  # noqa: E402
 from apps.agents.models import Agent, AgentKey  # noqa: E402
 from apps.approvals.models import Approval, ApprovalEvent, Decision  # noqa: E402
 from apps.audit.models import AuditEvent  # noqa: E402
 from apps.blobs import purge  # noqa: E402
 from apps.blobs.models import StoredBlob  # noqa: E402
 from apps.blobs.store import store  # noqa: E402
+from apps.console.setup import add_person, bootstrap, find_place  # noqa: E402
 from apps.core import clock  # noqa: E402
 from apps.deployments.models import ConfigBundle, Deployment, DeploymentEvent, Target  # noqa: E402
 from apps.jobs.models import Job  # noqa: E402
 from apps.jobs.services import wake_chore  # noqa: E402
 from apps.pipelines.models import PipelineDraft, PipelineVersion  # noqa: E402
+from apps.signing import services as signing  # noqa: E402
+from apps.signing.models import KeySetVersion, KeyStatus, SigningKey  # noqa: E402
 from apps.tenancy.models import Environment  # noqa: E402
 from tests import invariants  # noqa: E402
 
@@ -143,6 +148,10 @@ def files(environment_id: str) -> dict[str, int]:
 def violations(at_rest: bool) -> list[str]:
     """Broken invariants of the whole database; and whether somebody still holds the write lock."""
     found = invariants.violations(at_rest=at_rest)
+    active = SigningKey.objects.filter(status=KeyStatus.ACTIVE).count()
+    versions = list(KeySetVersion.objects.order_by("version").values_list("version", flat=True))
+    if active != 1 or versions != list(range(1, len(versions) + 1)):
+        found.append(f"there are {active} active signing keys, and the key sets are numbered {versions}")
     if at_rest and connection.vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA busy_timeout = 2000")
@@ -157,6 +166,15 @@ def busy(environment_id: str) -> list[str]:
     return [f"{job.type} {job.status}" for job in rows]
 
 
+def prepare() -> dict[str, str]:
+    """An empty database becomes a tenant with alice, who administers, and bob, who operates: their tokens."""
+    call_command("migrate", verbosity=0)
+    first = bootstrap(organization="Acme", email="alice@example.com").as_dict()
+    organization, _ = find_place(uuid.UUID(str(first["org_id"])), None)
+    second = add_person(organization=organization, project=None, email="bob@example.com", role=Role.OPERATOR).as_dict()
+    return {"org_id": str(first["org_id"]), "alice": str(first["token"]), "bob": str(second["token"])}
+
+
 def run_chore(name: str) -> None:
     """Let a chore run now."""
     wake_chore(name)
@@ -169,6 +187,11 @@ def move_back(model: str, pk: str, field: str, seconds: int) -> None:
     rows.update(**{field: clock.now() - dt.timedelta(seconds=seconds)})
 
 
+def key_set_version(organization_id: str) -> int:
+    """The newest version of the organization's key set."""
+    return signing.key_set_version(uuid.UUID(organization_id))
+
+
 def fill(environment_id: str, rows: int) -> None:
     """Many drafts, so that deleting what is above them takes a chore and several chunks."""
     here = Environment.objects.get(pk=environment_id)
@@ -178,7 +201,19 @@ def fill(environment_id: str, rows: int) -> None:
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (snapshot, what_is_left, files, violations, busy, run_chore, move_back, fill)
+    f.__name__: f
+    for f in (
+        prepare,
+        key_set_version,
+        snapshot,
+        what_is_left,
+        files,
+        violations,
+        busy,
+        run_chore,
+        move_back,
+        fill,
+    )
 }
 
 

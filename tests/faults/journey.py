@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
+import sys
 import time
 import urllib.error
 from collections.abc import Callable
@@ -12,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from apps.runtime.faults import VARIABLE
 from tests.faults.stack import Points, Service, Stack
-from tests.flows.world import SPEC, Api, until
+from tests.flows.world import ROOT, SPEC, Api, until
 
 if TYPE_CHECKING:
     from tests.faults.cases import Case
 
 CUT_OFF = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Host:
@@ -54,6 +56,20 @@ class Host:
             for _ in range(records):
                 out.write(json.dumps({"id": self.fed, "email": "ann@example.com", "filler": "x" * 500}) + "\n")
                 self.fed += 1
+
+    def poison(self) -> None:
+        """Give the pipeline a record that is longer than any may be: it ends by itself."""
+        with (self.folder / "data" / "in.jsonl").open("a") as out:
+            out.write(json.dumps({"id": -1, "filler": "x" * 5_000_000}) + "\n")
+
+    def rotate_key(self) -> bool:
+        """`rotate-key`; whether it worked."""
+        command = [sys.executable, "-m", "apps.runtime.agent", "rotate-key", "--state-dir", str(self.folder / "state")]
+        return subprocess.run(command, cwd=ROOT, env=self._environment, check=False).returncode == 0
+
+    def trusts_the_newest_keys(self) -> bool:
+        newest = self.stack.look_into("key_set_version", organization_id=self.stack.org_id)
+        return bool(self.kept("keys.json")["version"] == newest)
 
     def emitted(self) -> list[int]:
         """The ids of the records that came out, in order. AssertionError when a line is no whole record."""
@@ -103,7 +119,13 @@ class Journey:
         self.env = f"{environments}/{self.environment}"
         self.hosts: list[Host] = []
         self.deployments: list[str] = []
+        self.gone = False
         self.armed: Case | None = None
+
+    def arm(self) -> None:
+        """Somebody in the control plane shall die where the case says, if it says so."""
+        if self.armed is not None and not self.armed.on_host:
+            self.stack.points.arm(self.armed.point, self.armed.skip)
 
     # --- how people and machines are stubborn ---
 
@@ -172,14 +194,19 @@ class Journey:
 
     # --- the road ---
 
-    def author(self, name: str = "orders") -> str:
+    def draft(self, name: str = "orders") -> str:
+        """A new draft; its id."""
+        act = lambda: self.alice.post(f"{self.env}/drafts", {"name": name, "spec": SPEC})  # noqa: E731
+        return str(self.surely(act, self._listed("drafts", name=name))["id"])
+
+    def promote(self, draft_id: str) -> str:
+        """Wait for its ingestion, and freeze it; the version's id."""
+        self.until(lambda: self.alice.get(f"{self.env}/drafts/{draft_id}")["status"] == "valid")
+        return str(self._again("POST", f"{self.env}/drafts/{draft_id}/promote", {})["id"])
+
+    def author(self) -> str:
         """Draft, ingestion, version; its id."""
-        draft = self.surely(
-            lambda: self.alice.post(f"{self.env}/drafts", {"name": name, "spec": SPEC}),
-            self._listed("drafts", name=name),
-        )
-        self.until(lambda: self.alice.get(f"{self.env}/drafts/{draft['id']}")["status"] == "valid")
-        return str(self._again("POST", f"{self.env}/drafts/{draft['id']}/promote", {})["id"])
+        return self.promote(self.draft())
 
     def bundle(self, version_id: str, *rules: str, out: str = "out.jsonl") -> str:
         """A bundle that redacts by `rules`; its id."""
@@ -221,6 +248,61 @@ class Journey:
             lambda: self.alice.get(path)["status"] in outcomes,
         )
 
+    def withdraw(self, deployment: dict[str, Any]) -> None:
+        """Alice takes her request back."""
+        path = f"{self.env}/approvals/{deployment['approval_id']}"
+        self.surely(
+            lambda: self.alice.post(f"{path}/revoke", {"comment": "not now"}, expect=200),
+            lambda: self.approval(deployment)["status"] == "revoked",
+        )
+
+    def remove(self, host: Host) -> None:
+        """Delete the host's agent; one that is gone already is as good."""
+        agent_id = host.kept("agent.json")["agent_id"]
+        self._again("DELETE", f"{self.env}/agents/{agent_id}", fine=(204, 404))
+        self.hosts.remove(host)
+
+    def rotate_agent_key(self, host: Host) -> None:
+        """`rotate-key` on the host, until it works."""
+        until(host.rotate_key, PATIENCE)
+
+    def rotate_signing_key(self) -> str:
+        """A new signing key; the id of the one that it replaces."""
+        path = f"/orgs/{self.stack.org_id}/signing-keys"
+        active = lambda: self.alice.get(f"{path}?status=active")["results"][0]["kid"]  # noqa: E731
+        former = str(self.get(active))
+        self.surely(lambda: self.alice.post(path, {"reason": "yearly"}), lambda: active() != former)
+        return former
+
+    def revoke_signing_key(self, kid: str) -> None:
+        self._again("POST", f"/orgs/{self.stack.org_id}/signing-keys/{kid}/revoke", {"reason": "stolen"}, fine=(200,))
+
+    def delete(self) -> None:
+        """The project and all below it, for good: what is left of it is what there is to see at the end."""
+        self._again("DELETE", f"{self.project_path}?force=true", fine=(202, 204, 404))
+        deadline = time.monotonic() + PATIENCE
+        while self._left()["environment"]:
+            # whoever ran it may be dead by now: its next turn would come by itself within a minute
+            self.stack.look_into("run_chore", name="tree_purge")
+            assert time.monotonic() < deadline, self._left()
+            time.sleep(0.5)
+        self.gone = True
+
+    def _left(self) -> dict[str, Any]:
+        left: dict[str, Any] = self.stack.look_into(
+            "what_is_left", environment_id=self.environment, project_id=self.project
+        )
+        return left
+
+    def pass_time(self, model: str, pk: str, field: str, chore: str) -> None:
+        """Let a moment pass that is hours away, and the chore that looks for it run."""
+        self.stack.look_into("move_back", model=model, pk=pk, field=field, seconds=1)
+        self.stack.look_into("run_chore", name=chore)
+
+    def activated(self, deployment: dict[str, Any], number: int) -> None:
+        path = f"{self.env}/deployments/{deployment['id']}"
+        self.until(lambda: self.alice.get(path)["targets"]["activated"] == number)
+
     def reach(self, deployment: dict[str, Any], status: str) -> None:
         self.until(lambda: self.alice.get(f"{self.env}/deployments/{deployment['id']}")["status"] == status)
 
@@ -242,7 +324,9 @@ class Journey:
 
     def settle(self) -> None:
         """Wait until nobody has anything to do any more."""
-        until(lambda: not self.stack.look("busy", environment_id=self.environment), PATIENCE)
+        if self.gone:
+            return
+        until(lambda: not self.stack.look_into("busy", environment_id=self.environment), PATIENCE)
         until(lambda: all(not host.kept("outbox.json") for host in self.hosts), PATIENCE)
         self.until(
             lambda: all(
@@ -256,14 +340,17 @@ class Journey:
 
     def snapshot(self) -> dict[str, Any]:
         """The state of all that this journey touched: the control plane's, and each host's."""
+        if self.gone:
+            return self._left()
         numbers = {pk: n for n, pk in enumerate(self.deployments)}
         rank = lambda pk: None if pk is None else numbers.get(pk, -1)  # noqa: E731
         return {
-            **self.stack.look("snapshot", environment_id=self.environment),
+            **self.stack.look_into("snapshot", environment_id=self.environment),
             "hosts": {host.name: host.snapshot(rank) for host in self.hosts},
         }
 
     def end(self) -> None:
-        """Nothing of it goes on running."""
+        """Nothing of it goes on running, or waiting: a poll that an agent left behind holds a thread of the server."""
         for host in self.hosts:
             host.stop()
+        self._again("DELETE", f"{self.project_path}?force=true", fine=(202, 204, 404))

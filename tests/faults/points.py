@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
+import sys
 from collections import Counter
 from pathlib import Path
+
+import django
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,3 +31,29 @@ def points() -> dict[str, str]:
     twice = [name for name, n in Counter(name for name, _ in found).items() if n > 1]
     assert not twice, f"used more than once: {twice}"
     return dict(found)
+
+
+def listed() -> str:
+    """The points as docs/faults.md lists them."""
+    from tests.faults.cases import CASES
+
+    roads = {case.point: (case.road.__doc__ or "").strip().splitlines()[0] for case in reversed(CASES)}
+    rows = [f"| `{name}` | `{where}` | {roads.get(name, '')} |" for name, where in sorted(points().items())]
+    return "\n".join(["| point | in | reached when |", "|---|---|---|", *rows])
+
+
+def page(text: str) -> str:
+    """The page with the list as it is in the code."""
+    head, _, rest = text.partition("<!-- points -->\n")
+    return f"{head}<!-- points -->\n{listed()}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+
+
+PAGE = ROOT / "docs" / "faults.md"
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "byteor.settings")
+    django.setup()
+    fresh = page(PAGE.read_text())
+    if "--write" in sys.argv:
+        PAGE.write_text(fresh)
+    sys.exit(PAGE.read_text() != fresh)

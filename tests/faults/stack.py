@@ -126,30 +126,13 @@ class Stack:
         self.services: list[Service] = []
         self._watching = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-        self.manage("migrate", "--verbosity", "0")
-        self._people()
+        self._inspector = self._open_inspector()
+        self.tokens: dict[str, str] = self.look_into("prepare")
+        self.org_id = self.tokens["org_id"]
         self.web = self.serve("web", web_command("127.0.0.1", port))
         self.worker = self.serve("worker", ["manage.py", "run_worker"])
         self._watcher.start()
-        self._inspector = self._open_inspector()
         until(self.ready, 60)
-
-    def _people(self) -> None:
-        made = self._json("bootstrap", "--org", "Acme", "--admin", "alice@example.com")
-        self.org_id = made["org_id"]
-        add = ("create_person", "--email", "bob@example.com", "--org-id", self.org_id, "--role", "operator")
-        self.tokens = {"alice": made["token"], "bob": self._json(*add)["token"]}
-
-    def manage(self, *arguments: str) -> bytes:
-        environment = {k: v for k, v in self.environment.items() if k != VARIABLE}
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=environment, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout
-
-    def _json(self, *arguments: str) -> Any:
-        return json.loads(self.manage(*arguments, "--json"))
 
     def _open_inspector(self) -> subprocess.Popen[str]:
         environment = {k: v for k, v in self.environment.items() if k != VARIABLE}
@@ -164,7 +147,7 @@ class Stack:
                 text=True,
             )
 
-    def look(self, question: str, **given: Any) -> Any:
+    def look_into(self, question: str, **given: Any) -> Any:
         """The answer of `tests.faults.inspector` to one question."""
         pipe_in, pipe_out = self._inspector.stdin, self._inspector.stdout
         assert pipe_in is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apps.runtime.faults import VARIABLE
 from tests.faults.cases import CASES
-from tests.faults.points import points
+from tests.faults.points import PAGE, page, points
 from tests.flows.world import ROOT, until
 
 
@@ -27,8 +27,17 @@ def _arm(folder: Path, **armed: object) -> None:
     (folder / "armed").write_text(json.dumps(armed))
 
 
-def test_no_case_names_a_point_that_is_not_there() -> None:
-    assert {case.point for case in CASES} - set(points()) == set()
+def test_every_point_has_a_case_and_every_case_a_point() -> None:
+    assert {case.point for case in CASES} == set(points())
+    assert len(points()) >= 40
+
+
+def test_the_page_lists_them() -> None:
+    assert PAGE.read_text() == page(PAGE.read_text()), "python -m tests.faults.points --write"
+
+
+def test_no_case_is_there_twice() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
 
 
 def test_the_process_that_reaches_it_the_third_time_dies_and_leaves_its_mark(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""One case: the road undisturbed, the road with a kill on it, and what differs at their ends."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from tests.faults.cases import CASES, Case, Road
+from tests.faults.conftest import EVERY, VENDORS
+from tests.faults.journey import PATIENCE, Journey
+from tests.faults.stack import Stack
+from tests.flows.world import until
+
+
+def cases_on(vendor: str) -> list[Any]:
+    """The cases of one database: all of them, or every other one."""
+    # spread, so that one service is not killed over and over within seconds: that is slowed down, as it should be
+    spread = sorted(CASES, key=lambda case: (CASES.index(case) * 37) % len(CASES))
+    mine = spread if EVERY else spread[VENDORS.index(vendor) :: len(VENDORS)]
+    return [pytest.param(case, id=case.name) for case in mine]
+
+
+def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    """What differs, leaf by leaf."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = sorted({*found, *expected})
+        return [d for k in keys for d in differences(found.get(k), expected.get(k), f"{where}/{k}")]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        return [
+            d for n, pair in enumerate(zip(found, expected, strict=True)) for d in differences(*pair, f"{where}/{n}")
+        ]
+    return [] if found == expected else [f"{where} is {found!r}, undisturbed {expected!r}"]
+
+
+_undisturbed: dict[tuple[str, str], dict[str, Any]] = {}
+_numbers = iter(range(10_000))
+
+
+def _walk(stack: Stack, road: Road, case: Case | None) -> dict[str, Any]:
+    """The end state of the road; on the way somebody is killed where `case` says."""
+    journey = Journey(stack, f"{road.__name__}-{next(_numbers)}")
+    journey.armed = case
+    journey.arm()
+    try:
+        road(journey)
+        journey.settle()
+        if case is not None:
+            points = journey.hosts[0].points if case.on_host else stack.points
+            hit = points.hit()
+            assert hit is not None, f"{case.point} was never reached"
+            assert not os.path.exists(f"/proc/{hit['pid']}"), f"{hit['pid']} lives on"
+        until(lambda: not stack.look_into("violations", at_rest=True), PATIENCE)
+        if journey.gone:
+            return journey.snapshot()
+        files = stack.look_into("files", environment_id=journey.environment)
+        assert (files["lost"], files["orphans"]) == (0, 0), files
+        return journey.snapshot()
+    finally:
+        stack.points.disarm()
+        journey.end()
+
+
+def check(stack: Stack, case: Case) -> None:
+    """Kill where the case says: the road ends as if nothing had happened."""
+    key = (stack.vendor, case.road.__name__)
+    try:
+        if key not in _undisturbed:
+            _undisturbed[key] = _walk(stack, case.road, None)
+        found = _walk(stack, case.road, case)
+    except Exception as error:
+        error.add_note(stack.log_tail())
+        error.add_note("\n".join(stack.look_into("violations", at_rest=True)))
+        raise
+    assert differences(found, _undisturbed[key]) == []
