@@ -14,10 +14,13 @@ from apps.runtime.spec import compile_spec, to_svg
 
 
 def graph_of(text: str) -> SafeString:
-    """The spec's graph as SVG; empty while it does not compile."""
+    """The spec's graph as SVG, in a frame that scrolls where it is wider than the page; empty while it does not compile."""
     plan = compile_spec(text).plan
+    if plan is None:
+        return SafeString("")
     # to_svg escapes every name it writes
-    return mark_safe(to_svg(plan)) if plan is not None else SafeString("")  # noqa: S308
+    drawing = mark_safe(to_svg(plan))  # noqa: S308
+    return format_html('<div class="graph-frame" tabindex="0" role="group" aria-label="Graph">{}</div>', drawing)
 
 
 def _lines(spec: str, diagnostics: list[dict[str, Any]]) -> SafeString:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 
 from apps.runtime.interpreter import Interpreter
 from apps.runtime.spec import Plan, compile_spec
@@ -56,6 +58,22 @@ def test_a_graph_is_approved_for_what_it_does_and_runs_on_the_hosts_as_it_was_si
     posted = [outcome.emitted for outcome in outcomes if "notify" in outcome.passed]
     assert [body for _, body in effects.asked] == posted
     assert 0 < len(posted) < 12
+
+
+def test_the_reviewer_sees_lanes_and_roles_and_which_of_them_acts_on_the_world(staging: World) -> None:
+    staging.version_id = staging.version(SPEC)
+    made = staging.request(_bundle(staging, CONFIG, staging.version_id).json()["id"])
+    reviewer = Client()
+    reviewer.force_login(staging.tenant.people["carol"])
+    page = reviewer.get(reverse("admin:approvals_approval_change", args=[staging.show(made)["approval_id"]]))
+    text = page.content.decode()
+    drawing = text.split('<div class="graph-frame" tabindex="0"', 1)[1].split("</svg>")[0]
+    assert drawing.count("graph-node-end") == 2
+    assert drawing.count("graph-node-lane") == 4
+    assert drawing.count("graph-node-power") == 1
+    assert "<title>notify: http_post:https://hooks.example.com/orders</title>" in drawing
+    assert "<title>by-customer: router hash customer.id</title>" in drawing
+    assert "Role notify (http_post:https://hooks.example.com/orders) is new, from even to out." in text
 
 
 def test_a_config_that_names_lanes_a_graph_does_not_have_is_refused_with_all_problems(world: World) -> None:
