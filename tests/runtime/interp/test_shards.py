@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apps.runtime.interpreter import Interpreter
 from apps.runtime.spec import Plan, compile_spec
@@ -68,6 +71,24 @@ def test_what_comes_out_does_not_depend_on_the_number_of_shards() -> None:
     records = [_record(number, number % 5) for number in range(50)]
     told = {tuple(outcome.emitted for outcome in Interpreter(_plan(n), {}).run(records)) for n in (1, 2, 3, 1024)}
     assert len(told) == 1
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_shards_may_run_in_any_order_as_long_as_each_keeps_its_own(keys: list[int], random: Random) -> None:
+    records = [_record(number, key) for number, key in enumerate(keys)]
+    expected = dict(zip(records, Interpreter(_plan(3), {}).run(records), strict=True))
+    waiting: dict[int, list[bytes]] = {}
+    for record in records:
+        waiting.setdefault(expected[record].shard, []).append(record)
+    runner, came = Interpreter(_plan(3), {}), {}
+    while waiting:
+        shard = random.choice(sorted(waiting))
+        record = waiting[shard].pop(0)
+        came[record] = runner.process(record)
+        if not waiting[shard]:
+            del waiting[shard]
+    assert came == expected
 
 
 def test_without_a_key_per_key_is_one_shard_that_takes_anything() -> None:

@@ -14,6 +14,8 @@ from apps.runtime.spec.cli import main
 from apps.runtime.spec.compile import compile_spec
 from tests.runtime.specs import ONE, ring
 
+EXAMPLES = Path(__file__).parents[3] / "docs/examples"
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> SimpleNamespace:
@@ -51,6 +53,28 @@ def test_canonical_hash_plan_and_dot_print_only_that(
     assert json.loads(capsys.readouterr().out) == done.plan.as_dict()
     assert main(["dot", files.good]) == 0
     assert capsys.readouterr().out.startswith("digraph")
+
+
+def test_every_command_knows_graphs(capsys: pytest.CaptureFixture[str]) -> None:
+    one, other, wrong = (str(EXAMPLES / f"{name}.kv") for name in ("20-lane-graph", "22-routed", "32-refused-cycle"))
+    done = compile_spec(Path(one).read_bytes())
+    assert done.plan is not None
+    for command, expected in (("validate", ""), ("canonical", done.canonical), ("hash", f"{done.spec_hash}\n")):
+        assert main([command, one]) == 0
+        assert capsys.readouterr().out == expected
+    assert main(["plan", one]) == 0
+    assert json.loads(capsys.readouterr().out) == done.plan.as_dict()
+    assert main(["dot", one]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        '  "lane:in" -> "role:redact";',
+        '  "role:redact" -> "lane:out";',
+        "}",
+    ]
+    assert main(["diff", one, other]) == 0
+    kinds = {line.split(":")[0] for line in capsys.readouterr().out.splitlines()}
+    assert kinds >= {"capability_gained", "lane_added", "role_added", "role_removed", "setting_changed"}
+    assert main(["validate", wrong]) == 1
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{wrong}:18: cycle: ")
 
 
 @pytest.mark.parametrize("command", ["validate", "canonical", "hash", "plan", "dot"])
