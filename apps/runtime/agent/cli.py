@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 from apps.runtime.agent import VERSION
 from apps.runtime.agent.client import BadAddress, Client, Refused, Unreachable
@@ -226,6 +227,14 @@ def _self_check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _health(state: State) -> dict[str, Any] | None:
+    """How what runs was doing when that last changed."""
+    value = state.read("health.json")
+    return (
+        {name: value.get(name) for name in ("ok", "detail", "at_unix_ms", "last_problem", "allowed")} if value else None
+    )
+
+
 def _status(options: argparse.Namespace) -> int:
     state = State(options.state_dir, lock=False)
     me = identity(state)
@@ -235,6 +244,7 @@ def _status(options: argparse.Namespace) -> int:
         "environment_id": me.environment_id if me else None,
         "control_plane": me.base_url if me else None,
         "running": state.read("active.json"),
+        "health": _health(state),
         "memory": state.read("memory.json"),
         "key_set_version": keys.version if keys else None,
         "reports_waiting": len(state.read("outbox.json") or []),

@@ -16,7 +16,10 @@ from apps.runtime.spec import compile_spec
 
 
 def write_incident(state: State, output: Path) -> None:
-    """Write a zip with the members that incident ingestion requires. StateError when nothing was ever active."""
+    """Write a zip with the members that incident ingestion requires: whole, or not at all. StateError when nothing is active.
+
+    It holds how what runs is doing, the agent's last log lines and what this host allows; no key, no secret, no record.
+    """
     active, me = state.read("active.json"), identity(state)
     if active is None or me is None:
         raise StateError("nothing is active here")
@@ -24,16 +27,30 @@ def write_incident(state: State, output: Path) -> None:
     text = contents.files["spec.kv"].decode()
     compiled = compile_spec(text)
     host = {"system": platform.system(), "release": platform.release(), "python": platform.python_version()}
+    health = state.read("health.json") or {}
+    allowed = health.get("allowed")
+    told = {
+        "health": {name: health.get(name) for name in ("ok", "detail", "at_unix_ms", "last_problem")},
+        "log": str(health.get("log", "")).splitlines(),
+        "stages": [stage.id for stage in compiled.plan.stages] if compiled.plan else [],
+    }
     members = {
         "spec.kv": text,
         "config.json": contents.files["config.json"].decode(),
         "spec_validation.json": json.dumps(
             {"ok": compiled.ok, "diagnostics": [d.as_dict() for d in compiled.diagnostics]}
         ),
-        "runtime.json": json.dumps({"agent_id": me.agent_id, "version": VERSION, "running": active}),
-        "policy_audit.json": json.dumps({"captured_unix_ms": int(time.time() * 1000), "actions": []}),
+        "runtime.json": json.dumps({"agent_id": me.agent_id, "version": VERSION, "running": active, **told}),
+        "policy_audit.json": json.dumps(
+            {"captured_unix_ms": int(time.time() * 1000), "actions": list(compiled.capabilities), "allowed": allowed}
+        ),
         "environment.json": json.dumps({"environment_id": me.environment_id, "posture": me.posture, "host": host}),
     }
-    with zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(members):
-            archive.writestr(name, members[name])
+    draft = output.with_name(f".{output.name}.new")
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in sorted(members):
+                archive.writestr(name, members[name])
+        draft.replace(output)
+    finally:
+        draft.unlink(missing_ok=True)

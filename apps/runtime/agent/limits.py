@@ -51,6 +51,10 @@ class UrlPrefix:
         last = prefix.segments[:-1] if prefix.segments and not prefix.segments[-1] else prefix.segments
         return cls(prefix.scheme, prefix.host, prefix.port, last)
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}/{'/'.join(self.segments)}"
+
     def covers(self, url: str) -> bool:
         """Is `url` below this prefix? Scheme, host and port exactly, the path by whole segments, percent-encoding undone."""
         found = _located(url)
@@ -131,6 +135,17 @@ class Limits:
             frozenset(variables),
             frozenset(secrets),
         )
+
+    def as_dict(self) -> dict[str, object]:
+        """What is allowed, for people: names and places, no secret's value."""
+        return {
+            "data_dir": str(self.data_dir) if self.data_dir else None,
+            "egress": [str(prefix) for prefix in self.egress],
+            "posts": [str(prefix) for prefix in self.posts],
+            "programs": list(self.programs),
+            "variables": sorted(self.variables),
+            "secrets": sorted(self.secrets),
+        }
 
     def path(self, text: str) -> Path:
         """`text` as a path below the data folder, links followed. Raises ActivationError `path_not_allowed`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from random import SystemRandom
@@ -65,6 +67,7 @@ class Agent:
         )
         self.unauthorized = False
         self._own_trouble = ""
+        self._last_problem: dict[str, Any] | None = None
 
     # --- life ---
 
@@ -123,13 +126,34 @@ class Agent:
             self.say(f"the control plane refuses: {error}")
 
     def _tend(self) -> None:
-        was_well = True
+        was_well, noted = True, None
         while not self.stopping.wait(TEND_SECONDS):
             ended = self.runner.tend()
-            well, _ = self.runner.health()
+            well, why = self.runner.health()
             if ended or (was_well and not well):
                 self._beat_now.set()
             was_well = well
+            if noted != (noted := (well, why)):
+                self._note_health(well, why)
+
+    def _note_health(self, well: bool, why: str) -> None:
+        """For `status` and `incident`, which are other processes. A disk that is full keeps the last one that fitted."""
+        with contextlib.suppress(OSError):
+            at = int(time.time() * 1000)
+            if why:
+                self._last_problem = {"detail": why, "at_unix_ms": at}
+            self.state.write(
+                "health.json",
+                {
+                    "ok": well,
+                    "detail": why,
+                    "at_unix_ms": at,
+                    "last_problem": self._last_problem,
+                    "version": VERSION,
+                    "allowed": self.runner.limits.as_dict(),
+                    "log": self.journal.tail(),
+                },
+            )
 
     # --- talking ---
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import subprocess
+import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -248,15 +251,34 @@ def test_killed_between_batches_nothing_is_lost(running: Host):
     assert {row["n"] for row in running.emitted()} >= set(range(10, 5000))
 
 
-def test_status_says_what_it_runs_and_what_waits(running: Host):
-    import subprocess
-    import sys
-
+def ask(host: Host, *arguments: str) -> str:
+    """What a command of the agent prints, beside the one that runs."""
     done = subprocess.run(
-        [sys.executable, str(running.program), "status", "--state-dir", str(running.home / "state")],
-        capture_output=True, check=True, text=True,
-    )  # fmt: skip
-    said = json.loads(done.stdout)
+        [sys.executable, str(host.program), *arguments, "--state-dir", str(host.home / "state")],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return done.stdout
+
+
+def test_status_and_an_incident_say_how_it_is_and_hold_no_key(running: Host):
+    said = json.loads(ask(running, "status"))
     assert said["running"]["sequence"] == 1000
     assert said["reports_waiting"] == 0
-    assert "byt_agt" not in done.stdout
+    assert said["program"]["version"] == said["version"]
+    with (running.data / "in.jsonl").open("ab") as out:
+        out.write(b"x" * (5 * 1024 * 1024))
+    running.beat(ok=False, words="a record has more than")
+    problem = until(lambda: json.loads(ask(running, "status"))["health"]["last_problem"])
+    assert "a record has more than" in problem["detail"]
+    output = running.home / "incident.zip"
+    ask(running, "incident", "--output", str(output))
+    with zipfile.ZipFile(output) as capture:
+        texts = {name: capture.read(name).decode() for name in capture.namelist()}
+    assert {"spec.kv", "spec_validation.json", "runtime.json", "policy_audit.json", "environment.json"} <= set(texts)
+    runtime = json.loads(texts["runtime.json"])
+    assert "a record has more than" in runtime["health"]["last_problem"]["detail"]
+    assert any("the pipeline ended" in line for line in runtime["log"])
+    assert json.loads(texts["policy_audit.json"])["allowed"]["data_dir"] == str(running.data)
+    assert "byt_agt" not in json.dumps(said) + "".join(texts.values())

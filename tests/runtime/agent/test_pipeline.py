@@ -1,0 +1,160 @@
+"""A pipeline on a host: files that rotate, break off and end; senders that are told what became of their record."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.runtime.agent.limits import Limits
+from apps.runtime.agent.pipeline import Pipeline
+from apps.runtime.agent.state import State
+from apps.runtime.bundle import read_bundle, verify_bundle
+from tests.runtime.agent.waiting import until
+from tests.runtime.making import Maker, acting
+
+OUT = {"type": "file", "path": "out.jsonl"}
+Start = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    made = tmp_path / "data"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def start(tmp_path: Path, data: Path) -> Iterator[Start]:
+    running: list[Pipeline] = []
+    maker, state = Maker(), State(tmp_path / "state", lock=False)
+
+    def begin(ingress: dict[str, Any], *ops: str, **allowed: Any) -> Pipeline:
+        config: dict[str, Any] = {"adapters": {"ingress": ingress, "egress": OUT}}
+        if "dataguard_check" in ops:
+            config["stages"] = {f"s{ops.index('dataguard_check')}": {"schema": {"required": ["n"]}}}
+        made = maker.bundle(spec=acting(*(ops or ("identity",))), config=config)
+        bundle = verify_bundle(read_bundle(made.archive), keys=maker.keys)
+        pipeline = Pipeline(bundle, Limits.given(data, **allowed), state, lambda text: None)
+        pipeline.start()
+        running.append(pipeline)
+        return pipeline
+
+    yield begin
+    for pipeline in running:
+        pipeline.stop()
+
+
+def rows(data: Path) -> list[int]:
+    path = data / "out.jsonl"
+    return [json.loads(line)["n"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def lines(*numbers: int) -> str:
+    return "".join(json.dumps({"n": n}) + "\n" for n in numbers)
+
+
+FILE = {"type": "file", "path": "in.jsonl"}
+
+
+def test_a_file_that_is_renamed_is_read_to_its_end_and_the_next_one_from_its_start(data: Path, start: Start):
+    source = data / "in.jsonl"
+    source.write_text(lines(1, 2))
+    start(FILE)
+    until(lambda: rows(data) == [1, 2])
+    with source.open("a") as old:
+        source.rename(data / "in.jsonl.1")
+        old.write(lines(3) + '{"n": 4}')  # its last line has no end, and will get none
+        old.flush()
+        (data / "in.jsonl").write_text(lines(5, 6))
+        until(lambda: rows(data) == [1, 2, 3, 4, 5, 6])
+
+
+def test_a_file_that_is_emptied_is_read_from_its_start(data: Path, start: Start):
+    source = data / "in.jsonl"
+    source.write_text(lines(1, 2, 3))
+    start(FILE)
+    until(lambda: rows(data) == [1, 2, 3])
+    source.write_text(lines(4))
+    until(lambda: rows(data) == [1, 2, 3, 4])
+
+
+def test_a_file_that_appears_later_is_read_and_a_line_only_once_it_has_ended(data: Path, start: Start):
+    pipeline = start(FILE)
+    with (data / "in.jsonl").open("w") as source:
+        source.write('{"n": 1}\n{"n":')
+        source.flush()
+        until(lambda: rows(data) == [1])
+        source.write(" 2}\n")
+        source.flush()
+        until(lambda: rows(data) == [1, 2])
+    assert pipeline.healthy()
+
+
+def test_a_file_that_is_not_followed_is_read_to_its_end_and_all_is_well_then(data: Path, start: Start):
+    (data / "in.jsonl").write_text(lines(1) + '{"n": 2}')
+    pipeline = start({**FILE, "follow": False})
+    until(lambda: rows(data) == [1, 2])
+    until(lambda: not any(thread.is_alive() for thread in pipeline._threads))
+    assert pipeline.healthy()
+
+
+def test_its_place_in_a_file_is_kept_when_it_starts_again_and_a_torn_line_is_taken_away(data: Path, start: Start):
+    (data / "in.jsonl").write_text(lines(1, 2))
+    first = start(FILE)
+    until(lambda: rows(data) == [1, 2])
+    first.stop()
+    with (data / "out.jsonl").open("a") as out:
+        out.write('{"n": 3, "torn')
+    with (data / "in.jsonl").open("a") as more:
+        more.write(lines(3))
+    start(FILE)
+    until(lambda: rows(data) == [1, 2, 3])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def post(port: int, body: bytes, path: str = "/in") -> tuple[int, str | None]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", path, body)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheader("Retry-After")
+    finally:
+        connection.close()
+
+
+def test_a_sender_is_told_what_became_of_its_record_and_keeps_it_while_an_effect_fails(data: Path, start: Start):
+    port, there = free_port(), data / "there"
+    ops = ("dataguard_check", f"exec:/bin/sh|-c|test -e {there}")
+    pipeline = start({"type": "http", "port": port, "path": "/in"}, *ops, programs=["/bin/sh"])
+    assert post(port, b'{"n": 1}') == (503, "1")
+    assert not pipeline.healthy()
+    assert "exec_failed" in pipeline.problem()
+    assert rows(data) == []
+    there.touch()
+    assert post(port, b'{"n": 1}')[0] == 202
+    assert pipeline.healthy()
+    assert rows(data) == [1]
+    assert post(port, b'{"m": 1}')[0] == 422
+    assert post(port, b"{}", "/elsewhere")[0] == 404
+    assert rows(data) == [1]
+    assert pipeline.stats()["s0"] == {"received": 2, "forwarded": 1, "refused": 1}
+
+
+def test_what_a_program_refuses_is_counted_and_the_next_record_goes_on(data: Path, start: Start):
+    (data / "in.jsonl").write_text(lines(1, 2, 3))
+    pipeline = start(FILE, "exec:/bin/sh|-c|grep -q 2 && exit 65; exit 0", programs=["/bin/sh"])
+    until(lambda: rows(data) == [1, 3])
+    assert pipeline.healthy()
+    assert pipeline.stats()["s0"] == {"received": 3, "forwarded": 2, "refused": 1}
