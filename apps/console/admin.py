@@ -136,7 +136,9 @@ class DeploymentAdmin(ScopedModelAdmin):
         """What the page polls."""
         deployment = self.object_or_404(request, str(object_id))
         approval = Approval.objects.filter(pk=deployment.approval_id).first()
-        return JsonResponse(live_state(deployment, approval), headers={"Cache-Control": "no-store"})
+        state = live_state(deployment, approval)
+        state["history"] = [happening.as_dict() for happening in history_of(deployment)]
+        return JsonResponse(state, headers={"Cache-Control": "no-store"})
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         deployment = self.object_or_404(request, object_id)

@@ -92,6 +92,10 @@ class Happening:
     reason: str
     at: dt.datetime
 
+    def as_dict(self) -> dict[str, str]:
+        """For the page that polls."""
+        return {"pill": self.pill, "text": self.text, "reason": self.reason, "at": f"{self.at:%Y-%m-%d %H:%M:%S} UTC"}
+
 
 def history_of(deployment: Deployment) -> list[Happening]:
     """What happened to it and to its phases, oldest first."""

@@ -278,8 +278,8 @@ class Target(TreeModel):
     `phase` is the rollout's phase (0 for `all_at_once`), fixed when it is asked for; `phase_started_at` when it began
     here, or when the rollback did. `sequence` is the deployment's, set when the bundle is assigned: a target without one
     was never told anything. `previous_*` is what the agent had last confirmed then. `rollback_at` is when a rollback was
-    asked of this target. `settled_at` is set once there is nothing more to wait for. `report` holds `reason`, `tuning`
-    and `log_tail`.
+    asked of this target. `settled_at` is set once there is nothing more to wait for. `report` holds `reason`, `tuning`,
+    `log_tail`, and `failure`: why it failed, also after it went back.
     """
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="targets", db_index=False)

@@ -39,6 +39,23 @@
   tick();
   window.setInterval(tick, 1000);
 
+  // The history only ever grows: what is new comes at its end.
+  function showHistory(happenings) {
+    var list = page.querySelector("[data-live-history]");
+    if (!list) return;
+    happenings.slice(list.children.length).forEach(function (happening) {
+      var line = document.createElement("li");
+      var pill = document.createElement("span");
+      setPill(pill, happening.pill);
+      var when = document.createElement("time");
+      when.className = "quiet";
+      when.textContent = happening.at;
+      var words = " " + happening.text + (happening.reason ? ": “" + happening.reason + "”" : "") + " ";
+      line.append(pill, words, when);
+      list.append(line);
+    });
+  }
+
   function show(state) {
     setPill(page.querySelector("[data-live-approval]"), state.approval);
     setPill(page.querySelector("[data-live-deployment]"), state.deployment);
@@ -53,6 +70,7 @@
       });
     });
     (state.phases || []).forEach(showPhase);
+    showHistory(state.history || []);
     tick();
     var open = state.approval === null || state.approval === "pending";
     if (state.approval !== null && !open) {

@@ -268,6 +268,9 @@ class TestFailing:
         assert four.bob.delete(f"{four.path}/agents/{other.id}").status_code == 204
         four.settle(one, two)
         assert four.status(made) == "rolled_back"
+        # why is still told when all is over
+        assert "bad_health: it did not start" in four.show(made)["status_reason"]
+        assert four.targets(made)[two.id]["report"]["failure"] == "bad_health: it did not start"
         assert {host.runs for host in (one, two, three)} == {first}
         assert untouched(four, made, three)
 
@@ -348,6 +351,8 @@ class TestBakes:
         assert world.status(made) == "failed"
         target = world.targets(made)[one.id]
         assert (target["status"], target["report"]["reason"]) == ("failed", "unhealthy: it leaks")
+        reason = f"failures_exceeded: 2 pending, 1 activated, 1 failed; {target['agent_name']}: unhealthy: it leaks"
+        assert world.show(made)["status_reason"] == reason
         assert world.phases(made) == ["stopped", "untouched"]
         assert untouched(world, made, three)
         assert one.step() == "rollback"

@@ -27,7 +27,7 @@ def agent_removed(*, actor: ActorRef, agent: Agent) -> None:
     mine = Target.objects.filter(agent_id=agent.pk, deployment__environment=agent.environment)
     waiting = mine.filter(waiting_for_agent())
     concerned = list(waiting.order_by("deployment_id").values_list("deployment_id", flat=True))
-    report = {"status": "failed", "reason": REMOVED, "by": str(actor)}
+    report = {"status": "failed", "reason": REMOVED, "failure": REMOVED, "by": str(actor)}
     waiting.update(status=TargetStatus.FAILED, settled_at=now, updated_at=now, report=report)
     mine.filter(agent_gone_at__isnull=True).update(agent_gone_at=now)
     for deployment_id in concerned:

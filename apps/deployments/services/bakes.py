@@ -31,6 +31,7 @@ def take_unhealthy_heartbeat(*, agent: Agent, running: Running | None) -> bool:
     """
     mine = Target.objects.filter(
         agent_id=agent.pk,
+        sequence__isnull=False,
         status=T.ACTIVATED,
         deployment__status=S.DEPLOYING,
         deployment__bake_started_at__isnull=False,

@@ -8,16 +8,12 @@ from apps.core.errors import Conflict, StateConflict
 from apps.core.fsm import allowed_from
 from apps.deployments.models import Deployment, DeploymentStatus
 from apps.deployments.services.judging import fail_rollout
-from apps.deployments.services.moves import REASON_LENGTH, move
+from apps.deployments.services.moves import move, said
 from apps.deployments.services.rollback import begin_rollback, revoked_way_back
 
 S = DeploymentStatus
 
 BEFORE_HAND_OUT = (S.PENDING_APPROVAL.value, S.APPROVED.value, S.BUILDING.value)
-
-
-def _said(code: str, detail: str) -> str:
-    return (f"{code}: {detail}" if detail else code)[:REASON_LENGTH]
 
 
 def deny(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
@@ -28,7 +24,7 @@ def deny(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) 
         actor=actor,
         trigger=trigger,
         reason=reason,
-        status_reason=_said(trigger, reason),
+        status_reason=said(trigger, reason),
         build_queued_at=None,
         settled_at=clock.now(),
     )
@@ -73,6 +69,6 @@ def fail_build(deployment: Deployment, *, actor: ActorRef, code: str, detail: st
         actor=actor,
         trigger=code,
         reason=detail,
-        status_reason=_said(code, detail),
+        status_reason=said(code, detail),
         settled_at=clock.now(),
     )

@@ -10,11 +10,14 @@ from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus, in_words
 from apps.deployments.rollout import Step
 from apps.deployments.rules import Undoing, Undone, undoing
-from apps.deployments.services.moves import REASON_LENGTH, move
+from apps.deployments.services.moves import move, said
 from apps.deployments.services.phases import Progress, carry_on, record
 from apps.runtime.faults import fault_point
 
 S, T = DeploymentStatus, TargetStatus
+
+NAMED = 3
+FAILURE_LENGTH = 200
 
 
 def judge(deployment: Deployment) -> None:
@@ -32,7 +35,7 @@ def conclude(deployment: Deployment, progress: Progress) -> None:
     record(deployment, progress)
     summary = in_words(progress.counts)
     if progress.step is Step.FAIL:
-        fail_rollout(deployment, code=progress.why, detail=summary)
+        fail_rollout(deployment, code=progress.why, detail="; ".join([summary, *_failures(deployment)]))
     elif progress.step is Step.ACTIVATE:
         move(
             deployment,
@@ -44,6 +47,13 @@ def conclude(deployment: Deployment, progress: Progress) -> None:
             settled_at=clock.now(),
         )
         fault_point("deployments.rollout.activated")
+
+
+def _failures(deployment: Deployment) -> list[str]:
+    """Which agents failed and why, the first few."""
+    failed = Target.objects.filter(deployment=deployment, status=T.FAILED).order_by("settled_at", "pk")
+    rows = failed.values_list("agent_name", "report")[:NAMED]
+    return [f"{name}: {report['failure']}"[:FAILURE_LENGTH] for name, report in rows if report.get("failure")]
 
 
 def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: ActorRef = SYSTEM_ACTOR) -> None:
@@ -65,7 +75,7 @@ def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: Actor
         actor=actor,
         trigger=code,
         reason=detail,
-        status_reason=f"{code}: {detail}"[:REASON_LENGTH],
+        status_reason=said(code, detail),
         settled_at=now,
     )
     fault_point("deployments.rollout.failed")
@@ -92,7 +102,7 @@ def judge_rollback(deployment: Deployment) -> None:
             actor=SYSTEM_ACTOR,
             trigger="rollback_failed",
             reason=reason,
-            status_reason=f"rollback_failed: {reason}",
+            status_reason=said("rollback_failed", reason),
             settled_at=clock.now(),
         )
     elif step is Undoing.CONFIRM:

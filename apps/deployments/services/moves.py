@@ -18,6 +18,11 @@ from apps.tenancy.selectors import scope_of
 REASON_LENGTH = 1000
 
 
+def said(code: str, detail: str) -> str:
+    """A `status_reason`: the stable code, then what people read."""
+    return (f"{code}: {detail}" if detail else code)[:REASON_LENGTH]
+
+
 def locked_deployment(environment: Environment, deployment_id: uuid.UUID) -> Deployment:
     """The deployment as it is now, under its locked environment. NotFound when it is not there.
 

@@ -171,7 +171,8 @@ def _end_of_bake(deployment: Deployment, now: dt.datetime) -> int:
 
 def fail_activated(target: Target, code: str, detail: str, now: dt.datetime) -> None:
     """An activated target did not stay well: it has failed, and its agent goes back by its directive."""
-    report = {**target.report, "status": T.FAILED.value, "reason": f"{code}: {detail}" if detail else code}
+    reason = f"{code}: {detail}" if detail else code
+    report = {**target.report, "status": T.FAILED.value, "reason": reason, "failure": reason}
     Target.objects.filter(pk=target.pk, status=T.ACTIVATED).update(
         status=T.FAILED, settled_at=now, updated_at=now, report=report
     )

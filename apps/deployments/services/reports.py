@@ -68,6 +68,9 @@ def _write(target: Target, said: AgentReport, meaning: Meaning) -> None:
     report: dict[str, object] = {**target.report, "status": said.status, "reason": said.reason}
     report["bundle_sha256"] = said.bundle_sha256
     report["sequence"] = said.sequence
+    if said.status == "failed":
+        # kept when it goes back: somebody will ask why
+        report["failure"] = said.reason or "failed"
     if said.tuning:
         report["tuning"] = dict(said.tuning)
     if said.log_tail:

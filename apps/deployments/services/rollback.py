@@ -18,7 +18,7 @@ from apps.deployments.models import Deployment, DeploymentStatus, Target, Target
 from apps.deployments.selectors import walk
 from apps.deployments.services.aftermath import after_moves
 from apps.deployments.services.judging import judge_rollback
-from apps.deployments.services.moves import locked_deployment, move
+from apps.deployments.services.moves import locked_deployment, move, said
 from apps.deployments.services.queue import holders
 from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
@@ -124,7 +124,7 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
         actor=actor,
         trigger=trigger,
         reason=reason,
-        status_reason=trigger,
+        status_reason=said(trigger, reason),
         rolling_back_at=now,
         settled_at=None,
     )
