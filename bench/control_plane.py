@@ -10,7 +10,6 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -57,10 +56,17 @@ def control_plane() -> Iterator[str]:
                 raw.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[arg-type]
 
 
-def log_to(path: Path) -> None:
-    """Send the log, which is written as always, to a file."""
-    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 2)
+@contextlib.contextmanager
+def log_in_a_file() -> Iterator[None]:
+    """The log, which is written as always, goes to a file and not to the screen."""
+    screen = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as log:
+            os.dup2(log.fileno(), 2)
+            yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
 
 
 class Application:

@@ -11,16 +11,14 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-import tempfile
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from bench.control_plane import Application, bare, control_plane, log_to
+from bench.control_plane import Application, bare, control_plane, log_in_a_file
 from bench.measure import report, seconds_each
 
 AGENTS = 50
@@ -65,8 +63,7 @@ def _enrolled(token: str) -> tuple[str, str]:
 
 def main() -> None:
     """Measure and print."""
-    with control_plane() as url, tempfile.TemporaryDirectory() as folder:
-        log_to(Path(folder) / "log")
+    with control_plane() as url, log_in_a_file():
         _measure(url)
 
 

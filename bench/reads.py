@@ -9,12 +9,10 @@ no roles per project, no request id, no log line, no entity tag, no content poli
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import uuid
-from pathlib import Path
 from typing import Any
 
-from bench.control_plane import Application, bare, control_plane, log_to
+from bench.control_plane import Application, bare, control_plane, log_in_a_file
 from bench.measure import ratio
 
 STARTPROJECT = [
@@ -30,8 +28,7 @@ STARTPROJECT = [
 
 def main() -> None:
     """Measure and print."""
-    with control_plane(), tempfile.TemporaryDirectory() as folder:
-        log_to(Path(folder) / "log")
+    with control_plane(), log_in_a_file():
         _measure()
 
 

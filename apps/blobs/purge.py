@@ -6,11 +6,14 @@ right after the rows that named them are committed. Audit events stay.
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from django.db import models, transaction
+from django.db import connection, models, transaction
 
 from apps.blobs.models import StoredBlob
 from apps.blobs.store import store
@@ -20,7 +23,11 @@ from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 
 INLINE_ROWS = 1000
-CHUNK_ROWS = 2000
+RUN_SECONDS = 20.0
+WANTED_SECONDS = 0.08
+"""What one transaction should take; none may take longer than 0.25 s."""
+LEAST_ROWS, MOST_ROWS = 100, 20_000
+MOST_PARENTS = 5000
 
 Node = Organization | Project | Environment
 
@@ -60,41 +67,134 @@ def count_rows(node: Node, ceiling: int) -> int:
     return total
 
 
-def _delete_chunked(rows: models.QuerySet[Any]) -> int:
-    model, gone = rows.model, 0
-    while True:
-        with transaction.atomic():
-            chunk = list(rows.values_list("pk", flat=True)[:CHUNK_ROWS])
-            if not chunk:
-                return gone
-            # a raw delete: what hangs below is gone already, and the collector would fetch every row
-            doomed = model._base_manager.filter(pk__in=chunk)
-            gone += int(doomed._raw_delete(doomed.db))
-        fault_point("blobs.purge.between_chunks")
+@dataclass(slots=True)
+class _Pace:
+    """How many rows of one table go in one transaction: as many as take about `WANTED_SECONDS` here and now."""
+
+    rows: int = 1000
+
+    def learn(self, rows: int, seconds: float) -> None:
+        if rows < self.rows and seconds < WANTED_SECONDS:
+            return  # there were no more: nothing is learned
+        factor = WANTED_SECONDS / max(seconds, 0.001)
+        self.rows = int(min(MOST_ROWS, max(LEAST_ROWS, self.rows * min(2.0, max(0.25, factor)))))
 
 
-def _environment_ids(node: Node) -> list[uuid.UUID]:
-    lookup = {"organization": "project__organization", "project": "project", "environment": "pk"}[node.level]
-    value = node.pk if node.level == "environment" else node
-    return list(Environment.objects.filter(**{lookup: value}).values_list("pk", flat=True))
+class _OutOfTime(Exception):
+    """The purge stops here; what is left is found again from the tombstone."""
 
 
-def purge_node(node: Node) -> int:
-    """Remove `node`, every row below it and every file of theirs; how many rows went. Safe to repeat and to interrupt.
+class _Purge:
+    """One run: clears what hangs on rows before the rows themselves, each step a short transaction of its own.
 
-    The files go once the rows that named them are committed as gone, and before the environments do; a run that was killed
-    in between is finished by the next, which starts from the tombstone that is deleted last.
+    Stops before `until` (`time.monotonic()`), if given, by raising `_OutOfTime`.
     """
-    environments = _environment_ids(node)
-    gone = 0
-    for model, lookup in _steps(node):
-        gone += _delete_chunked(model._base_manager.filter(**{lookup: node}))
-        if model is StoredBlob:
-            for environment_id in environments:
-                store().delete_prefix(str(environment_id))
-            fault_point("blobs.purge.files_gone")
-    gone += _delete_chunked(type(node).objects.filter(pk=node.pk))
-    return gone
+
+    def __init__(self, until: float | None = None) -> None:
+        self.until = until
+        self.gone = 0
+        self.paces: defaultdict[type[models.Model], _Pace] = defaultdict(_Pace)
+
+    def below(self, model: type[models.Model], ids: Sequence[uuid.UUID]) -> None:
+        """Everything that hangs on the rows `ids` of `model`. The files of an environment go when the rows that named them
+        are committed as gone, and before the environment does."""
+        for child, field in _children(model):
+            self._children_of(child, field, ids)
+            if child is StoredBlob:
+                for environment_id in ids:
+                    store().delete_prefix(str(environment_id))
+                fault_point("blobs.purge.files_gone")
+
+    def _gone(self, model: type[models.Model], delete: Callable[[], int]) -> int:
+        """One transaction that deletes rows of `model`; how many it deleted."""
+        began = time.monotonic()
+        if self.until is not None and began > self.until:
+            raise _OutOfTime
+        with transaction.atomic():
+            _by_index()
+            gone = delete()
+        self.gone += gone
+        self.paces[model].learn(gone, time.monotonic() - began)
+        fault_point("blobs.purge.between_chunks")
+        return gone
+
+    def rows(self, model: type[models.Model], ids: Sequence[uuid.UUID]) -> int:
+        """Delete the rows `ids`, raw: what hangs below them is gone, and the collector would fetch every one."""
+        return self._gone(model, lambda: _delete_these(model, ids))
+
+    def _leaves(self, model: type[models.Model], field: str, ids: Sequence[uuid.UUID]) -> None:
+        """Delete the rows of a table below which nothing hangs; no id of theirs travels."""
+        hanging = model._base_manager.filter(**{f"{field}__in": ids})
+        while True:
+            most = self.paces[model].rows
+            if self._gone(model, lambda: _delete_some(hanging, model, field, ids, most)) < most:  # noqa: B023
+                return
+
+    def _children_of(self, model: type[models.Model], field: str, ids: Sequence[uuid.UUID]) -> None:
+        if not _children(model):
+            self._leaves(model, field, ids)
+            return
+        hanging = model._base_manager.filter(**{f"{field}__in": ids}).values_list("pk", flat=True)
+        while chunk := _some(hanging, min(self.paces[model].rows, MOST_PARENTS)):
+            self.below(model, chunk)
+            self.rows(model, chunk)
+
+
+def _by_index() -> None:
+    """Let the present transaction find rows by index: read from end to end for each few thousand of its rows, a large table
+    would cost its square."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")
+
+
+def _raw_delete(rows: models.QuerySet[Any]) -> int:
+    return int(rows._raw_delete(rows.db))
+
+
+def _some(pks: models.QuerySet[Any, uuid.UUID], most: int) -> list[uuid.UUID]:
+    with transaction.atomic():
+        _by_index()
+        return list(pks[:most])
+
+
+def _delete_these(model: type[models.Model], ids: Sequence[uuid.UUID]) -> int:
+    if connection.vendor != "postgresql":
+        return _raw_delete(model._base_manager.filter(pk__in=ids))
+    quote = connection.ops.quote_name
+    table, column = quote(model._meta.db_table), quote(str(model._meta.pk.column))
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s::uuid[])", [list(ids)])  # noqa: S608  (our tables)
+        return int(cursor.rowcount)
+
+
+def _delete_some(
+    rows: models.QuerySet[Any], model: type[models.Model], field: str, ids: Sequence[uuid.UUID], most: int
+) -> int:
+    """Delete at most so many of `rows`: those whose `field` names one of `ids`."""
+    if connection.vendor != "postgresql":
+        return _raw_delete(model._base_manager.filter(pk__in=rows.values("pk")[:most]))
+    quote = connection.ops.quote_name
+    table, column = quote(model._meta.db_table), quote(str(getattr(model._meta.get_field(field), "column", "")))
+    # by where the rows lie, so that each is looked up once
+    found = f"SELECT ctid FROM {table} WHERE {column} = ANY(%s::uuid[]) LIMIT %s"  # noqa: S608  (names of our tables)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY({found}))", [list(ids), most])  # noqa: S608
+        return int(cursor.rowcount)
+
+
+def purge_node(node: Node, *, until: float | None = None) -> int:
+    """Remove `node`, every row below it and every file of theirs; how many rows went. Safe to repeat and to interrupt: a run
+    that was killed, or that stops because it is `until` (`time.monotonic()`), is finished by the next, which starts from the
+    tombstone that is deleted last.
+    """
+    run = _Purge(until)
+    try:
+        run.below(type(node), [node.pk])
+        run.rows(type(node), [node.pk])
+    except _OutOfTime:
+        return run.gone
+    return run.gone
 
 
 def purge_now_or_later(scope: Scope) -> bool:
@@ -108,12 +208,17 @@ def purge_now_or_later(scope: Scope) -> bool:
     return False
 
 
-def purge_tombstones() -> int:
-    """Finish every deletion that was begun, outermost first; how many rows went."""
-    gone = 0
+def purge_tombstones(*, seconds: float = RUN_SECONDS) -> int:
+    """Go on with every deletion that was begun, outermost first, for about so long, so that other chores have their turn; the
+    rest is done by the next run, which follows at once. How many rows went."""
+    gone, until = 0, time.monotonic() + seconds
     for model in (Organization, Project, Environment):
         for node in model.objects.filter(deleted_at__isnull=False).order_by("pk"):
-            gone += purge_node(node)
+            gone += purge_node(node, until=until)
+            if time.monotonic() > until:
+                with transaction.atomic():
+                    wake_chore("tree_purge")
+                return gone
     return gone
 
 

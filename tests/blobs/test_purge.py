@@ -64,23 +64,59 @@ def test_a_large_one_is_left_to_the_chore_and_can_be_interrupted(tenant, monkeyp
     assert alice.delete(path).status_code == 202
     assert alice.get(path).status_code == 404
     assert Chore.objects.filter(pk="tree_purge").exists()
-    monkeypatch.setattr(purge, "CHUNK_ROWS", 300)
-    original, calls = purge._delete_chunked, []
+    monkeypatch.setattr(purge, "MOST_ROWS", 300)
+    original, calls = purge._Purge._gone, []
 
-    def breaking(rows):
+    def breaking(run, model, delete):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) % 4 == 0:
             raise RuntimeError("killed here")
-        return original(rows)
+        return original(run, model, delete)
 
-    monkeypatch.setattr(purge, "_delete_chunked", breaking)
-    with pytest.raises(RuntimeError):
-        purge.purge_tombstones()
-    monkeypatch.setattr(purge, "_delete_chunked", original)
-    assert purge.purge_tombstones() > 0
-    assert rows_of(tenant.staging) == 0
+    monkeypatch.setattr(purge._Purge, "_gone", breaking)
+    killed = 0
+    before = rows_of(tenant.staging)
+    while killed < 3:
+        try:
+            purge.purge_tombstones()
+        except RuntimeError:
+            killed += 1
+        assert rows_of(tenant.staging) <= before
+        before = rows_of(tenant.staging)
+    monkeypatch.setattr(purge._Purge, "_gone", original)
+    purge.purge_tombstones()
+    assert not type(tenant.staging).objects.filter(pk=tenant.staging.pk).exists()
     assert list(store().listing()) == []
     assert purge.purge_tombstones() == 0
+
+
+@pytest.mark.postgres
+def test_a_run_of_the_chore_ends_in_time_and_is_called_again_at_once(tenant):
+    fill(tenant, tenant.staging, agents=1100)
+    assert tenant.caller("alice").delete(tenant.path(tenant.staging)).status_code == 202
+    later = clock.now() + dt.timedelta(hours=1)
+    Chore.objects.filter(pk="tree_purge").update(next_run_at=later)
+    assert purge.purge_tombstones(seconds=-1) == 0
+    assert Chore.objects.get(pk="tree_purge").next_run_at < later
+    assert type(tenant.staging).objects.filter(pk=tenant.staging.pk).exists()
+    assert purge.purge_tombstones() > 1100
+    assert not type(tenant.staging).objects.filter(pk=tenant.staging.pk).exists()
+
+
+def test_transactions_are_kept_short_by_what_the_last_one_took():
+    pace = purge._Pace()
+    pace.learn(1000, 0.001)
+    assert pace.rows == 2000
+    for _ in range(20):
+        pace.learn(pace.rows, 0.0)
+    assert pace.rows == purge.MOST_ROWS
+    pace.learn(pace.rows, 10.0)
+    assert pace.rows == purge.MOST_ROWS // 4
+    for _ in range(20):
+        pace.learn(pace.rows, 10.0)
+    assert pace.rows == purge.LEAST_ROWS
+    pace.learn(3, 0.0)
+    assert pace.rows == purge.LEAST_ROWS
 
 
 def test_the_same_bytes_are_kept_once_and_read_back(tenant):
