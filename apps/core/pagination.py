@@ -14,12 +14,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.core.errors import BadRequest, FieldError
+from apps.core.ids import first_id_at
 
 M = TypeVar("M", bound=models.Model)
 Filter = Callable[[models.QuerySet[Any], str], models.QuerySet[Any]]
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+ID_SLACK = dt.timedelta(minutes=5)
+"""An id says when it was made. A row's `created_at` is never further from that; so a filter by time begins where its ids do, and
+does not read through all that is newer."""
 
 
 def _encode(direction: str, row_id: uuid.UUID) -> str:
@@ -118,9 +122,11 @@ def keyset_page(
         raise _bad("limit", f"A whole number from 1 to {MAX_LIMIT} is expected.", "bad_limit")
     limit = int(limit_text)
     if "created_after" in parameters:
-        rows = rows.filter(created_at__gt=_moment("created_after", parameters["created_after"]))
+        moment = _moment("created_after", parameters["created_after"])
+        rows = rows.filter(created_at__gt=moment, pk__gte=first_id_at(moment - ID_SLACK))
     if "created_before" in parameters:
-        rows = rows.filter(created_at__lt=_moment("created_before", parameters["created_before"]))
+        moment = _moment("created_before", parameters["created_before"])
+        rows = rows.filter(created_at__lt=moment, pk__lte=first_id_at(moment + ID_SLACK))
     for name, apply in known.items():
         if name in parameters:
             rows = apply(rows, parameters[name])
