@@ -102,6 +102,7 @@ if _database["ENGINE"].endswith("sqlite3"):
     }
 else:
     _database |= {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
+    _database["OPTIONS"] = {**_database.get("OPTIONS", {}), "connect_timeout": 5}
 DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -110,6 +111,8 @@ if CONFIG.redis_url:
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": CONFIG.redis_url,
         "KEY_PREFIX": "byteor",
+        # one that does not answer is away: a request does not wait for it
+        "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
     }
 else:
     _shared = {"BACKEND": "apps.limits.cache.SqliteCache", "LOCATION": str(BYTEOR_DATA_DIR / "limits.sqlite3")}

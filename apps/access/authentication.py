@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from django.contrib.auth.models import AnonymousUser
+from django.db import OperationalError, transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from rest_framework.authentication import BaseAuthentication
@@ -14,6 +15,7 @@ from apps.access import tokens
 from apps.access.models import PersonalToken, User
 from apps.access.principals import Principal, person_principal
 from apps.core import clock, context
+from apps.core.db import is_full
 from apps.core.errors import Forbidden, Unauthenticated
 from apps.core.prepared import Prepared
 
@@ -56,7 +58,13 @@ def principal_of_personal_token(text: str) -> Principal:
     if row.expires_at <= now:
         raise Unauthenticated("This token has expired.", code="token_expired")
     if row.last_used_at is None or now - row.last_used_at > LAST_USED_EVERY:
-        PersonalToken.objects.filter(pk=row.pk, last_used_at=row.last_used_at).update(last_used_at=now)
+        try:
+            with transaction.atomic():
+                PersonalToken.objects.filter(pk=row.pk, last_used_at=row.last_used_at).update(last_used_at=now)
+        except OperationalError as error:
+            if not is_full(error):
+                raise
+            # a full disk keeps nobody from reading; whoever writes is told
     context.set_credential(row.public_id)
     return person_principal(row.user, via="token", credential_id=row.public_id)
 

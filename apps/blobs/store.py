@@ -172,4 +172,5 @@ def check_store() -> None:
     try:
         store().check()
     except Exception as error:  # whatever the disk or the bucket answers, it is not ready
-        raise NotReady(f"storage can't be written: {type(error).__name__}") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise NotReady(f"storage can't be written: {why}") from error

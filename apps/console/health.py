@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hmac
+import shutil
+import sqlite3
 
 import redis
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.core.cache import caches
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -19,33 +22,37 @@ from apps.core.readiness import NotReady
 from apps.deployments.models import Deployment
 from apps.jobs.models import Job
 
+ROOM_BYTES = 1024 * 1024
+
 
 def _database() -> None:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except DatabaseError as error:
+    except Error as error:
         connection.close()
         raise NotReady(f"the database does not answer: {type(error).__name__}") from error
+    if connection.vendor == "sqlite" and shutil.disk_usage(settings.BYTEOR_DATA_DIR).free < ROOM_BYTES:
+        raise NotReady("the disk of the data directory is full")
 
 
 def _migrations() -> None:
     try:
         executor = MigrationExecutor(connection)
         waiting = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except DatabaseError as error:
+    except Error as error:
         raise NotReady("the database does not answer") from error
     if waiting:
         raise NotReady(f"{len(waiting)} migrations wait")
 
 
 def _cache() -> None:
-    if settings.BYTEOR_REDIS_URL is None:
-        return
     try:
-        redis.Redis.from_url(settings.BYTEOR_REDIS_URL, socket_timeout=2, socket_connect_timeout=2).ping()
+        caches[settings.RATELIMIT_USE_CACHE].set("byteor.readyz", 1, 60)
     except redis.RedisError as error:
         raise NotReady(f"Redis does not answer: {type(error).__name__}") from error
+    except (sqlite3.Error, OSError) as error:
+        raise NotReady(f"the cache's file can't be written: {error}") from error
 
 
 def register() -> None:

@@ -15,7 +15,7 @@ from apps.access.selectors import active_memberships
 from apps.approvals.models import Approval, ApprovalStatus
 from apps.approvals.selectors import waiting_for
 from apps.core import context
-from apps.core.errors import TooManyRequests
+from apps.core.errors import TooManyRequests, Unavailable
 from apps.deployments.models import Deployment
 from apps.limits.services import check_login, login_succeeded
 
@@ -62,13 +62,13 @@ class ConsoleSite(AdminSite):
         address, account = context.current().ip, str(request.POST.get("username", ""))
         try:
             check_login(address=address, account=account)
-        except TooManyRequests as error:
+        except (TooManyRequests, Unavailable) as error:
             form = AuthenticationForm(request)
             response = super().login(
                 _as_get(request), {**(extra_context or {}), "form": form, "too_many": error.detail}
             )
             response.status_code = error.status
-            response["Retry-After"] = str(error.retry_after)
+            response["Retry-After"] = error.headers["Retry-After"]
             return response
         response = super().login(request, extra_context)
         if response.status_code == 302:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connection, models, transaction
@@ -10,6 +11,25 @@ atomic = transaction.atomic
 
 # what a database that went away, is full or is overrun raises; close the connection and try again later
 DATABASE_AWAY = (OperationalError, InterfaceError)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether `error` says that no room is left: of the operating system, SQLite or PostgreSQL, itself or as its cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if getattr(cause, "sqlstate", None) == "53100" or getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL":
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def reason(error: BaseException) -> str:
+    """`error` in one line for a log: its type and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
+
 
 M = TypeVar("M", bound=models.Model)
 

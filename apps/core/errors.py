@@ -164,8 +164,19 @@ class Unavailable(ServiceError):
     """Something this needs is not there now, through no fault of the request; trying again later may help."""
 
     status = 503
-    title = "Unavailable"
+    title = "Temporarily unavailable"
     code = "unavailable"
+
+    def __init__(self, detail: str = "", *, code: str | None = None, retry_after: int = 2) -> None:
+        super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
+
+
+class StorageFull(ServiceError):
+    """No room is left to write to (RFC 4918 §11.5). Nothing of the request was kept."""
+
+    status = 507
+    title = "Storage full"
+    code = "storage_full"
 
 
 class TooManyRequests(ServiceError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,7 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
 from apps.core import context
+from apps.core.db import DATABASE_AWAY, is_full, reason
 from apps.core.errors import (
     BadRequest,
     Conflict,
@@ -23,9 +25,11 @@ from apps.core.errors import (
     MethodNotAllowed,
     NotFound,
     ServiceError,
+    StorageFull,
     TooLarge,
     TooManyRequests,
     Unauthenticated,
+    Unavailable,
     UnsupportedMediaType,
 )
 
@@ -111,7 +115,19 @@ def as_service_error(error: Exception) -> ServiceError | None:
             return TooLarge()
         case SuspiciousOperation():
             return BadRequest("The request is not acceptable.")
-    return None
+    return _as_unavailable(error)
+
+
+def _as_unavailable(error: Exception) -> ServiceError | None:
+    """What we stand on being away or full, which is no fault of the code; says so in the log."""
+    known: ServiceError | None = None
+    if is_full(error):
+        known = StorageFull("No room is left to store this. Nothing of it was kept.")
+    elif isinstance(error, DATABASE_AWAY):
+        known = Unavailable("The database does not answer just now. Try again.", code="database_unavailable")
+    if known is not None:
+        log.error("can't serve a request", code=known.code, reason=reason(error))
+    return known
 
 
 def exception_handler(error: Exception, info: Mapping[str, Any]) -> Response | None:
@@ -159,8 +175,18 @@ def page_not_found(request: HttpRequest, exception: Exception | None = None) -> 
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Django's handler500."""
-    return _answer(request, InternalError("Something went wrong on our side."), "error.html")
+    """Django's handler500, and 503 or 507 when what we stand on is away or full: without the page around it, which asks
+    the database who is signed in."""
+    error = sys.exception()
+    known = _as_unavailable(error) if isinstance(error, Exception) else None
+    if known is None:
+        return _answer(request, InternalError("Something went wrong on our side."), "error.html")
+    if is_api_path(request.path):
+        return problem_response(known, request.path)
+    response = HttpResponse(f"{known.title}. {known.detail}\n", status=known.status, content_type="text/plain")
+    for name, value in known.headers.items():
+        response[name] = value
+    return response
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

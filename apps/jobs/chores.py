@@ -22,6 +22,7 @@ from django.db import Error, close_old_connections, connection
 from django.db.models import Q
 
 from apps.core import clock, wake
+from apps.core.db import reason
 from apps.core.ids import new_id
 from apps.core.readiness import NotReady
 from apps.jobs import liveness
@@ -156,7 +157,7 @@ class ChoreRunner:
                 pause = 1.0 if soonest is None else (soonest - clock.now()).total_seconds()
                 wake.wait(WAKE_CHORES, min(1.0, max(0.05, pause)), since=heard)
             except Error as error:
-                log.warning("chores wait for the database", error=type(error).__name__)
+                log.warning("chores wait for the database", reason=reason(error))
                 connection.close()
                 self._stop.wait(1.0)
 

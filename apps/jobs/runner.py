@@ -16,6 +16,7 @@ from django_q.exceptions import TimeoutException
 from django_q.timeout import TimeoutHandler
 
 from apps.core import clock, wake
+from apps.core.db import reason
 from apps.jobs import liveness
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError, handler_for
 from apps.jobs.services import end_attempt_failed, extend_lease, finish, finish_and_take, take_job
@@ -77,7 +78,7 @@ class _LeaseKeeper:
             liveness.beat()
             extend_lease(job_id=run.job_id, token=run.lease_token)
         except Error as error:  # tried again; when it never succeeds, the lease runs out
-            log.warning("a lease can't be renewed", job_id=str(run.job_id), error=type(error).__name__)
+            log.warning("a lease can't be renewed", job_id=str(run.job_id), reason=reason(error))
         finally:
             connection.close()
 
@@ -178,7 +179,7 @@ def turn() -> None:
             more = not stopping() and time.monotonic() < until
             _, run = _perform(run, take_next=more)
     except Error as error:
-        log.warning("the queue can't be read", error=type(error).__name__)
+        log.warning("the queue can't be read", reason=reason(error))
         connection.close()
         time.sleep(0.5)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import uuid
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -24,10 +26,15 @@ log = structlog.get_logger(__name__)
 UNSAFE_EXIT = 70
 
 
+_role = "child"
+
+
 def _in_child() -> None:
     # a child is ended by SIGTERM alone, and never lives longer than the sentinel
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent()
+    with contextlib.suppress(OSError):  # Linux: what `ps` and the operator see
+        Path("/proc/self/comm").write_text(f"byteor-{_role}")
 
 
 class Supervisor(Sentinel):  # type: ignore[misc]
@@ -43,6 +50,12 @@ class Supervisor(Sentinel):  # type: ignore[misc]
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         cluster_stop.set()
+
+    def spawn_process(self, target: Any, *args: Any) -> Any:
+        """As django-q2 does; the new process carries its role as its name."""
+        global _role
+        _role = target.__name__
+        return super().spawn_process(target, *args)
 
     def reincarnate(self, process: Any) -> None:
         """What django-q2 does about a process that ended; see above. `timer` is positive during a turn, -2 when recycled."""

@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import Error, connection
 
 from apps.core import clock, wake
+from apps.core.db import reason
 from apps.core.ids import new_id
 from apps.core.processes import die_with_parent
 from apps.core.readiness import run_checks
@@ -212,7 +213,7 @@ class Watchdog:
         try:
             last = liveness.last_beat(self.cluster_id)
         except Error as error:
-            log.warning("the watchdog can't see the signs of life", error=type(error).__name__)
+            log.warning("the watchdog can't see the signs of life", reason=reason(error))
             connection.close()
             self._reachable_since = time.monotonic()
             return False

@@ -2,16 +2,27 @@
 
 Fixed windows by django-ratelimit over the atomic cache named by `settings.RATELIMIT_USE_CACHE`. Every
 refusal is `TooManyRequests` (429) with the seconds until the window ends.
+
+When that cache does not answer, what would let somebody in is refused (`Unavailable`, 503): a sign-in and an enrollment with
+a good token, since nobody could count the guesses. What is refused anyway stays refused as it was (a wrong credential is 401),
+and every request with a right credential is served: those need the database only.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import uuid
 from dataclasses import dataclass
 
+import structlog
 from django_ratelimit.core import get_usage
+from redis.exceptions import RedisError
 
-from apps.core.errors import TooManyRequests
+from apps.core.db import reason
+from apps.core.errors import TooManyRequests, Unavailable
+
+log = structlog.get_logger(__name__)
 
 LOGINS_PER_ADDRESS = 60
 LOGINS_PER_ACCOUNT = 10
@@ -30,13 +41,17 @@ class Usage:
 
 
 def _usage(group: str, value: str, *, count_this: bool) -> Usage:
-    found = get_usage(
-        None,
-        group=f"byteor.{group}",
-        key=lambda _group, _request: value,
-        rate=f"{_UNBOUNDED}/m",
-        increment=count_this,
-    )
+    try:
+        found = get_usage(
+            None,
+            group=f"byteor.{group}",
+            key=lambda _group, _request: value,
+            rate=f"{_UNBOUNDED}/m",
+            increment=count_this,
+        )
+    except (RedisError, sqlite3.Error, OSError) as error:
+        log.error("the cache that counts tries does not answer", group=group, reason=reason(error))
+        raise Unavailable("Tries can't be counted just now. Try again.", code="throttle_unavailable") from error
     if found is None:  # switched off, or the cache is away and the operator chose to fail open
         return Usage(0, 0)
     if found["time_left"] < 0:  # the cache is away: refuse
@@ -70,14 +85,16 @@ def _judge_login(kind: str, value: str, budget: int) -> None:
 
 def login_succeeded(*, address: str, account: str) -> None:
     """The attempt that `check_login` counted was right: it does not count."""
-    _usage("login.address.well", address, count_this=True)
-    _usage("login.account.well", _account(account), count_this=True)
+    with contextlib.suppress(Unavailable):
+        _usage("login.address.well", address, count_this=True)
+        _usage("login.account.well", _account(account), count_this=True)
 
 
 def check_failed_auth(address: str) -> None:
     """Count a request whose credential was refused. Raises TooManyRequests when its address had too many."""
-    usage = _usage("auth", address, count_this=True)
-    _refuse_over(FAILED_AUTHENTICATIONS_PER_ADDRESS, usage, "refused credentials from this address")
+    with contextlib.suppress(Unavailable):
+        usage = _usage("auth", address, count_this=True)
+        _refuse_over(FAILED_AUTHENTICATIONS_PER_ADDRESS, usage, "refused credentials from this address")
 
 
 def check_enrollment(environment_id: uuid.UUID) -> None:
@@ -89,5 +106,6 @@ def check_enrollment(environment_id: uuid.UUID) -> None:
 def check_bad_enrollment(address: str, environment_id: uuid.UUID) -> None:
     """Count an enrollment with a bad token, against the address and the environment together: strangers
     elsewhere lock nobody out. Raises TooManyRequests when there were too many."""
-    usage = _usage("enroll.bad", f"{address} {environment_id}", count_this=True)
-    _refuse_over(BAD_TOKENS_PER_ADDRESS_AND_ENVIRONMENT, usage, "refused enrollment tokens from this address")
+    with contextlib.suppress(Unavailable):
+        usage = _usage("enroll.bad", f"{address} {environment_id}", count_this=True)
+        _refuse_over(BAD_TOKENS_PER_ADDRESS_AND_ENVIRONMENT, usage, "refused enrollment tokens from this address")

@@ -1,0 +1,170 @@
+"""What the control plane stands on is stopped, killed, overrun and filled: it says so, and recovers by itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flows.world import until
+from tests.recovery.plant import Failed, Plant, Postgres, Redis, plant
+
+pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(240)]
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_postgres_restarts_under_load(on_postgres: Plant, postgres_server: Postgres, mode: str) -> None:
+    here = on_postgres
+    until(here.well, 60)
+    queued = here.hand("queue", organization="Acme", count=300)
+    postgres_server.stop(mode)
+    try:
+        until(lambda: here.wrong("database"), 30)
+        status, body = here.api.call("GET", "/me")
+        assert (status, body["code"]) == (503, "database_unavailable")
+        until(lambda: here.ready(here.worker_url)[0] == 503, 30)
+        until(lambda: here.said("the queue can't be read"), 30)
+    finally:
+        postgres_server.start()
+    queued += here.hand.tries("queue", organization="Elsewhere", count=5)
+    here.all_once(queued, 90)
+    until(here.well, 60)
+    assert here.api.get("/me")["email"] == "a@example.com"
+    assert here.said('"code": "database_unavailable"')
+
+
+def test_postgres_has_no_connection_left(on_postgres: Plant, postgres_server: Postgres) -> None:
+    here = on_postgres
+    until(here.well, 60)
+    crowd = postgres_server.crowd()
+
+    def pressed() -> bool:
+        """Every connection but the crowd's is ended, and what that frees is the crowd's before anybody else comes."""
+        crowd[0].execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND application_name <> 'crowd'"
+        )
+        crowd.extend(postgres_server.crowd())
+        status, body = here.api.call("GET", "/me")
+        return status == 503 and body["code"] == "database_unavailable" and bool(here.wrong("database"))
+
+    try:
+        queued = here.hand("queue", organization="Acme", count=3)
+        until(pressed, 40)
+        until(lambda: here.said("too many clients"), 30)
+    finally:
+        for connection in crowd:
+            connection.close()
+    queued += here.hand.tries("queue", organization="Acme", count=5)
+    here.all_once(queued)
+    here.whole()
+    until(here.well, 60)
+
+
+def _sign_in(here: Plant) -> int:
+    """The status that the sign-in form answers a wrong password with, by a browser's steps."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with opener.open(f"{here.url}/admin/login/", timeout=20) as page:
+        field = page.read().decode().split('name="csrfmiddlewaretoken" value="', 1)[1].split('"', 1)[0]
+    form = urllib.parse.urlencode({"csrfmiddlewaretoken": field, "username": "a@example.com", "password": "wrong"})
+    request = urllib.request.Request(f"{here.url}/admin/login/", form.encode(), {"Referer": here.url})
+    try:
+        with opener.open(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_redis_stops_and_comes_back(on_postgres: Plant, redis_server: Redis) -> None:
+    """For a few seconds here; the rule is the same for thirty: nothing but throttles is in Redis, and no request waits for it."""
+    here = on_postgres
+    until(here.well, 60)
+    assert _sign_in(here) == 200
+    redis_server.stop()
+    try:
+        until(lambda: here.wrong("cache"), 30)
+        assert here.wrong("database") == ""
+        assert here.api.get("/me")["email"] == "a@example.com"
+        here.api.post(f"/orgs/{here.org_id}/projects", {"name": f"Made without {redis_server.port}"})
+        here.all_once(here.hand("queue", organization="Acme", count=3))
+        assert _sign_in(here) == 503
+        here.api.token, right = "byo_pat_wrong", here.api.token
+        assert here.api.call("GET", "/me")[0] == 401
+        here.api.token = right
+        assert here.said("the cache that counts tries does not answer")
+    finally:
+        redis_server.start()
+    until(here.well, 60)
+    assert _sign_in(here) == 200
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("disk full: a small file system can't be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _fill(folder: Path) -> Path:
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as out:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    out.write(b"\0" * size)
+            except OSError:
+                continue
+    return filler
+
+
+def test_the_disk_of_the_data_directory_fills_up(small_disk: Path, tmp_path: Path) -> None:
+    """SQLite and files on one disk, as on a single machine."""
+    with plant(tmp_path, BYTEOR_CLOUD_DATA_DIR=str(small_disk / "data")) as here:
+        path = f"/orgs/{here.org_id}/projects"
+        here.hand("blob", size=4096)
+        filler = _fill(small_disk)
+        answers = [here.api.call("POST", path, {"name": f"Too much {n}", "slug": f"p{n}"}) for n in range(400)]
+        refused = [(status, body) for status, body in answers if status != 201]
+        assert refused, "four hundred projects found room on a full disk"
+        assert {(status, body["code"]) for status, body in refused} == {(507, "storage_full")}
+        assert here.wrong("database") == "the disk of the data directory is full"
+        assert "No space left on device" in here.wrong("storage")
+        with pytest.raises(Failed, match=r"No space left|full"):
+            here.hand("blob", size=1 << 20)
+        assert here.hand("unkept_blobs") == 0
+        assert here.api.get("/me")["email"] == "a@example.com"
+        assert here.said('"code": "storage_full"')
+        kept = {p["slug"] for p in _every(here, path)}
+        assert kept == {body["slug"] for status, body in answers if status == 201}
+        filler.unlink()
+        until(here.well, 60)
+        here.api.post(path, {"name": "Room again"})
+        here.hand("blob", size=1 << 20)
+        here.all_once(here.hand.tries("queue", organization="Acme", count=3))
+        assert here.hand("unkept_blobs") == 0
+
+
+def _every(here: Plant, path: str) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+    where = f"{path}?limit=100"
+    while where:
+        page = here.api.get(where)
+        rows += page["results"]
+        where = f"{path}?{page['next'].split('?', 1)[1]}" if page.get("next") else ""
+    return rows

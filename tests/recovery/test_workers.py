@@ -1,0 +1,98 @@
+"""The worker's processes killed, poisoned jobs, stale workers, stuck chores, a tenant with a long queue: real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.flows.world import until
+from tests.recovery.plant import Plant
+
+pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(180)]
+
+
+@pytest.mark.parametrize("role", ["worker", "pusher", "monitor", "sentinel", "chores"])
+def test_an_idle_process_that_is_killed_is_replaced_and_what_is_queued_meanwhile_is_done_once(
+    running: Plant, role: str
+) -> None:
+    before = running.whole()
+    for pid in before[role]:
+        os.kill(pid, signal.SIGKILL)
+    running.all_once(running.hand("queue", organization="Acme", count=3))
+    until(lambda: not set(before[role]) & set(running.whole()[role]), 30)
+    until(running.well, 30)
+
+
+def test_all_processes_of_the_cluster_killed_at_once_are_replaced(running: Plant) -> None:
+    before = running.whole()
+    os.killpg(before["sentinel"][0], signal.SIGKILL)
+    running.all_once(running.hand("queue", organization="Acme", count=3))
+    assert running.said("worker cluster ended by itself")
+
+
+@pytest.mark.parametrize(
+    ("do", "error"),
+    [
+        ("kill", "LeaseExpired"),
+        ("os._exit", "LeaseExpired"),
+        ("sys.exit", "SystemExit"),
+        ("endless", "Timeout"),
+        ("deaf", "LeaseExpired"),
+    ],
+)
+def test_a_job_that_poisons_its_worker_dies_after_its_attempts_and_others_go_on(
+    running: Plant, do: str, error: str
+) -> None:
+    [poison] = running.hand("queue", organization="Acme", do=do)
+    running.all_once(running.hand("queue", organization="Acme", count=4))
+    until(lambda: running.hand("job", subject=poison)["status"] == "dead_letter", 60)
+    job = running.hand("job", subject=poison)
+    assert (job["attempts"], job["error_class"]) == (2, error)
+    assert job["moves"] == [
+        ["queued", "running"], ["running", "failed"], ["failed", "retrying"],
+        ["retrying", "retrying"], ["retrying", "dead_letter"],
+    ]  # fmt: skip
+    assert poison not in running.hand("effects")
+
+
+def test_a_worker_that_stood_still_past_its_lease_has_no_effect_when_it_goes_on(running: Plant, tmp_path: Path) -> None:
+    """It is stopped in its handler; another does the job; then it goes on and finds that its lease is gone."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    [subject] = running.hand("queue", organization="Acme", do="wait", begun=str(begun), go=str(go))
+    until(lambda: begun.exists() and begun.read_text())
+    stale = int(begun.read_text())
+    os.kill(stale, signal.SIGSTOP)
+    try:
+        until(lambda: running.hand("job", subject=subject)["attempts"] == 2, 30)
+        go.touch()
+        running.all_once([subject])
+    finally:
+        os.kill(stale, signal.SIGCONT)
+    running.all_once([subject, *running.hand("queue", organization="Acme", count=4)])
+    assert running.hand("job", subject=subject)["attempts"] == 2
+
+
+def test_a_thousand_jobs_of_one_tenant_do_not_starve_another(running: Plant) -> None:
+    subject = running.hand("both", first="Acme", count=1000, second="Elsewhere")
+    until(lambda: subject in running.hand("effects"), 30)
+    statuses = running.hand("statuses")
+    assert statuses.get("queued", 0) > 800, "the other tenant's only job was among the first to run"
+    running.hand("put_off")
+
+
+def test_a_stuck_chore_is_noticed_ended_and_run_again_and_stops_nothing_else(running: Plant) -> None:
+    switch = Path(running.environment["BYTEOR_TEST_STUCK"])
+    until(lambda: running.hand("chore", name="stuck").get("result") == 1)
+    before = running.whole()
+    switch.touch()
+    try:
+        until(lambda: running.said('"chore": "stuck", "event": "a chore is stuck; its process ends"'), 30)
+        running.all_once(running.hand("queue", organization="Acme", count=3))
+    finally:
+        switch.unlink()
+    after = running.whole()
+    assert after["sentinel"] == before["sentinel"]
+    until(lambda: running.hand("chore", name="stuck") == {"error": "", "result": 1}, 40)
