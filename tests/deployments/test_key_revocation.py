@@ -218,6 +218,23 @@ def test_auto_rollback_after_a_revocation_goes_back_only_to_what_is_believed(wor
         assert [host.runs for host in world.hosts] == [second, first]
 
 
+def test_a_rollback_under_way_to_what_it_signed_fails_as_soon_as_a_host_says_so(world: World) -> None:
+    world.roll_out()
+    former = rotate(world)
+    follow_keys(world)
+    second = world.roll_out(world.bundle("a:drop"))
+    assert world.act(second, "rollback").status_code == 200
+    revoke(world, former)
+    assert world.status(second) == "rolling_back"
+    host = world.hosts[0]
+    directive = host.heartbeat()
+    answer = host.http.get(f"/agents/{host.id}/deployments/{directive.deployment_id}/bundle")
+    assert (answer.status_code, answer.json()["code"]) == (409, "signing_key_revoked")
+    assert host.report(directive, "failed", reason="fetch_refused: signing_key_revoked") == 200
+    assert world.status(second) == "failed"
+    assert host.runs == second, "what could not go back runs on"
+
+
 def test_another_organization_notices_nothing(world: World) -> None:
     made = world.roll_out()
     charlie = world.tenant.caller("charlie")
