@@ -213,20 +213,17 @@ def _bound(schema: Mapping[str, object], key: str, wrong: _Tell) -> Decimal | No
     return number.value()
 
 
-def _type_of(value: Value) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return ("string",)
-    if isinstance(value, dict):
-        return ("object",)
-    if isinstance(value, Number):
-        if value.text.isdigit():
-            return ("integer", "number")
-        exact = value.value()
-        whole = exact is not None and exact == exact.to_integral_value()
-        return ("integer", "number") if whole else ("number",)
-    if value is None:
-        return ("null",)
-    return ("boolean",) if isinstance(value, bool) else ("array",)
+_NAMES: Mapping[type, tuple[str, ...]] = {
+    str: ("string",), dict: ("object",), list: ("array",), bool: ("boolean",), type(None): ("null",),
+}  # fmt: skip
+
+
+def _names_of(value: Number) -> tuple[str, ...]:
+    if value.text.isdigit():
+        return ("integer", "number")
+    exact = value.value()
+    whole = exact is not None and exact == exact.to_integral_value()
+    return ("integer", "number") if whole else ("number",)
 
 
 def _shown(pointer: str) -> str:
@@ -254,7 +251,7 @@ def _check(schema: Schema, value: Value, at: _Place, found: list[Violation]) -> 
         _tell(found, at, "false", "is not allowed")
         return
     if schema.types is not None:
-        names = _type_of(value)
+        names = _names_of(value) if isinstance(value, Number) else _NAMES[type(value)]
         if names[0] not in schema.types and names[-1] not in schema.types:
             _tell(found, at, "type", "is not of type " + " or ".join(schema.types))
             return
@@ -289,7 +286,7 @@ def _check(schema: Schema, value: Value, at: _Place, found: list[Violation]) -> 
 def _check_number(schema: Schema, number: Number, at: _Place, found: list[Violation]) -> None:
     if schema.minimum is None and schema.maximum is None:
         return
-    exact = number.value()
+    exact = int(number.text) if number.text.isdigit() and len(number.text) < 19 else number.value()
     if schema.minimum is not None and (exact is None or exact < schema.minimum):
         _tell(found, at, "minimum", "is below the minimum")
     if schema.maximum is not None and (exact is None or exact > schema.maximum):
