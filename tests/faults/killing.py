@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +38,14 @@ _undisturbed: dict[tuple[str, str], dict[str, Any]] = {}
 _numbers = iter(range(10_000))
 
 
+def _is_dead(pid: int) -> bool:
+    """Gone, or waiting only for its parent to look."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def _walk(stack: Stack, road: Road, case: Case | None) -> dict[str, Any]:
     """The end state of the road; on the way somebody is killed where `case` says."""
     journey = Journey(stack, f"{road.__name__}-{next(_numbers)}")
@@ -50,7 +58,7 @@ def _walk(stack: Stack, road: Road, case: Case | None) -> dict[str, Any]:
             points = journey.hosts[0].points if case.on_host else stack.points
             hit = points.hit()
             assert hit is not None, f"{case.point} was never reached"
-            assert not os.path.exists(f"/proc/{hit['pid']}"), f"{hit['pid']} lives on"
+            until(lambda: _is_dead(hit["pid"]), PATIENCE)
         until(lambda: not stack.look_into("violations", at_rest=True), PATIENCE)
         if journey.gone:
             return journey.snapshot()
