@@ -283,6 +283,8 @@ class TestRotation:
         kept = agent.post("rotate-key", {}).json()["api_key"]
         assert EnrolledAgent(world, agent.id, lost).beat().status_code == 401
         assert EnrolledAgent(world, agent.id, kept).beat().status_code == 200
+        told = AuditEvent.objects.filter(action="agent.key_rotated").order_by("seq")
+        assert [event.details["repeated"] for event in told] == [False, True]
 
     def test_takes_no_field(self, world: World) -> None:
         assert world.enroll().post("rotate-key", {"force": True}).status_code == 400

@@ -83,7 +83,7 @@ def _approval(row: Approval) -> dict[str, Any]:
 
 
 def _audit(environment_id: str) -> list[str]:
-    """What was done below the environment, in order. A repeated enrollment is on record twice, and says so."""
+    """What was done below the environment, in order. A repeated enrollment or key rotation is on record twice, and says so."""
     rows = AuditEvent.objects.filter(resource_scope__environment_id=environment_id, outcome="allowed").order_by("seq")
     return [row.action for row in rows if not row.details.get("repeated")]
 

@@ -81,4 +81,5 @@ def check(stack: Stack, case: Case) -> None:
         error.add_note(stack.log_tail())
         error.add_note("\n".join(stack.look_into("violations", at_rest=True)))
         raise
-    assert differences(found, _undisturbed[key]) == []
+    differing = differences(found, _undisturbed[key])
+    assert not differing, "\n".join(differing)

@@ -67,9 +67,8 @@ def rotate_key(*, actor: Principal, agent: Agent, key: AgentKey) -> Secret:
         if current.expires_at is not None:
             raise Conflict("A newer key is in use. Rotate with that one.", code="key_replaced")
         now = clock.now()
-        AgentKey.objects.filter(agent=locked, first_used_at__isnull=True, revoked_at__isnull=True).exclude(
-            pk=current.pk
-        ).update(revoked_at=now)
+        unused = AgentKey.objects.filter(agent=locked, first_used_at__isnull=True, revoked_at__isnull=True)
+        repeated = unused.exclude(pk=current.pk).update(revoked_at=now) > 0
         text = mint_key(locked)
         scope = scope_of(agent.environment)
         audit.record(
@@ -78,7 +77,7 @@ def rotate_key(*, actor: Principal, agent: Agent, key: AgentKey) -> Secret:
             actor=actor.ref,
             target=f"agent:{agent.pk}",
             scope=scope.as_dict(),
-            details={"name": agent.name},
+            details={"name": agent.name, "repeated": repeated},
         )
         fault_point("agents.rotate_key.before_commit")
     fault_point("agents.rotate_key.after_commit")
