@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from apps.runtime.agent.state import State
 from apps.runtime.faults import fault_point
 
 MAX_REPORTS = 200
+QUIET_SECONDS = 5.0
 _FILE = "outbox.json"
 
 
@@ -26,18 +28,24 @@ class Outbox:
         self._turn = threading.RLock()
         self._waiting: list[dict[str, Any]] = list(state.read(_FILE) or [])
         self._unkept = False
+        self._quiet_until = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, to: str, body: dict[str, Any]) -> None:
-        """Queue a report on disk, then try to send what is queued."""
+        """Queue a report on disk, then try to send what is queued.
+
+        When nobody answered a moment ago, it just waits: a switch is not held up once more for each of its reports.
+        """
         with self._turn:
             self._waiting.append({"to": to, "body": body})
             while len(self._waiting) > MAX_REPORTS:
                 self._drop_one()
             self._keep()
             fault_point("agent.report.queued")
+        if time.monotonic() < self._quiet_until:
+            return
         try:
             self.flush()
         except (Unreachable, Refused) as error:
@@ -69,6 +77,9 @@ class Outbox:
                 item = self._waiting[0]
                 try:
                     self._send(item["to"], item["body"])
+                except Unreachable:
+                    self._quiet_until = time.monotonic() + QUIET_SECONDS
+                    raise
                 except Refused as error:
                     if error.status == 401:
                         raise

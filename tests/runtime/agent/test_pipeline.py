@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from apps.runtime.agent.limits import Limits
-from apps.runtime.agent.pipeline import Pipeline
+from apps.runtime.agent.pipeline import ActivationError, Pipeline
 from apps.runtime.agent.state import State
 from apps.runtime.bundle import read_bundle, verify_bundle
 from tests.runtime.agent.waiting import until
@@ -34,8 +34,10 @@ def start(tmp_path: Path, data: Path) -> Iterator[Start]:
     running: list[Pipeline] = []
     maker, state = Maker(), State(tmp_path / "state", lock=False)
 
-    def begin(ingress: dict[str, Any], *ops: str, **allowed: Any) -> Pipeline:
-        config: dict[str, Any] = {"adapters": {"ingress": ingress, "egress": OUT}}
+    def begin(
+        ingress: dict[str, Any], *ops: str, environment: dict[str, Any] | None = None, **allowed: Any
+    ) -> Pipeline:
+        config: dict[str, Any] = {"adapters": {"ingress": ingress, "egress": OUT}, "environment": environment or {}}
         if "dataguard_check" in ops:
             config["stages"] = {f"s{ops.index('dataguard_check')}": {"schema": {"required": ["n"]}}}
         made = maker.bundle(spec=acting(*(ops or ("identity",))), config=config)
@@ -150,6 +152,22 @@ def test_a_sender_is_told_what_became_of_its_record_and_keeps_it_while_an_effect
     assert post(port, b"{}", "/elsewhere")[0] == 404
     assert rows(data) == [1]
     assert pipeline.stats()["s0"] == {"received": 2, "forwarded": 1, "refused": 1}
+
+
+def test_a_program_gets_the_variables_and_secrets_that_this_host_allows_and_a_bundle_no_others(
+    tmp_path: Path, data: Path, start: Start
+):
+    (tmp_path / "password").write_text("hush\n")
+    secret = f"file:{tmp_path}/password"
+    (data / "in.jsonl").write_text(lines(1))
+    op, given = "exec:/bin/sh|-c|echo $PLACE $PASSWORD > seen", {"PLACE": "here", "PASSWORD": {"secret_ref": secret}}
+    allowed: dict[str, Any] = {"programs": ["/bin/sh"], "variables": ["PLACE", "PASSWORD"], "secrets": [secret]}
+    start(FILE, op, environment=given, **allowed)
+    until(lambda: rows(data) == [1])
+    assert (data / "seen").read_text() == "here hush\n"
+    for missing, code in (("variables", "variable_not_allowed"), ("secrets", "secret_not_allowed")):
+        with pytest.raises(ActivationError, match=code):
+            start(FILE, op, environment=given, **{**allowed, missing: []})
 
 
 def test_what_a_program_refuses_is_counted_and_the_next_record_goes_on(data: Path, start: Start):

@@ -103,6 +103,20 @@ def test_a_port_that_is_taken_at_the_start_is_tried_again(machine: Machine):
     again.shut_down()
 
 
+def test_a_switch_is_held_up_once_and_not_for_each_report_while_nobody_answers(tmp_path: Path):
+    tried: list[str] = []
+
+    def send(to: str, body: dict[str, Any]) -> None:
+        tried.append(body["status"])
+        raise Unreachable("away")
+
+    outbox = Outbox(State(tmp_path, lock=False), send, lambda text: None)
+    for status in ("fetched", "verified", "activated"):
+        outbox.put("d", {"status": status})
+    assert tried == ["fetched"]
+    assert len(outbox) == 3
+
+
 def test_reports_beyond_the_cap_lose_what_later_ones_overtook_and_keep_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
