@@ -1,7 +1,8 @@
 """Every state that two deployments, their approvals and builds, two agents and the clock can come into.
 
-Each walk visits all of its states unless it says otherwise; the numbers are those of the rules as they stand, and a rule that
-changes may change them. `BYTEOR_MODEL_LIMIT=1000000` walks the larger settings, too (minutes).
+Each walk visits all of its states: from 805 (two phases with a bake) to 47,697 (two deployments, quorum two), 153,115
+together, in about thirty seconds of one core. A rule that changes may change the numbers. `BYTEOR_MODEL_LIMIT=1000000` walks
+the larger settings, too, as far as that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tests.model.explore import model
 from tests.model.explore.model import Broken, Setting
 from tests.model.explore.walk import explore
 
-LIMIT = int(os.environ.get("BYTEOR_MODEL_LIMIT", "20000"))
+ORDINARY = 60_000
+LIMIT = int(os.environ.get("BYTEOR_MODEL_LIMIT", ORDINARY))
 TWO_PHASES = (Phase(50, 60), Phase(100, 60))
 
 SETTINGS = {
@@ -38,21 +40,26 @@ SETTINGS = {
         targets=((0, 1), (0,)), phases=(Phase(50, 60), Phase(100, 0)), attempts=1, expiry=False, silence=False
     ),
 }
-COMPLETE = {
-    "agents that are removed",
-    "two phases with a bake that go back by themselves",
-    "two phases, tolerating one failure",
-    "two phases, and another deployment on the first agent",
+LARGER = {
+    "two deployments on both agents, and everything that can go wrong": Setting(
+        targets=((0, 1), (0, 1)), quorum=1, reviewers=1, removing=True, max_failures=1
+    ),
+    "two phased deployments on both agents": Setting(targets=((0, 1), (0, 1)), phases=TWO_PHASES, auto_rollback=True),
 }
-"""Walked to their end within the ordinary limit."""
+"""Not walked to their end; only when asked for more than the ordinary limit."""
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_the_invariants_hold_in_every_state_and_every_state_has_an_end(name: str) -> None:
     walked = explore(SETTINGS[name], limit=LIMIT)
-    said = f"{walked.states} states and {walked.steps} steps visited, of at most {LIMIT}"
-    assert walked.complete or name not in COMPLETE, said
-    assert walked.complete or walked.states >= LIMIT, said
+    assert walked.complete, f"only {walked.states} states and {walked.steps} steps visited, of at most {LIMIT}"
+
+
+@pytest.mark.skipif(LIMIT <= ORDINARY, reason="asked for by BYTEOR_MODEL_LIMIT")
+@pytest.mark.parametrize("name", list(LARGER))
+def test_the_invariants_hold_in_the_first_states_of_the_larger_settings(name: str) -> None:
+    walked = explore(LARGER[name], limit=LIMIT)
+    assert walked.complete or walked.states >= LIMIT
 
 
 def any_build(monkeypatch: pytest.MonkeyPatch) -> None:
