@@ -38,7 +38,7 @@ from tests.deployments.world import Host, World
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
 
-EXAMPLES = int(os.environ.get("BYTEOR_MODEL_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("BYTEOR_MODEL_EXAMPLES", "6"))
 PHASED = {"type": "phased", "phases": [{"percent": 50, "bake_seconds": 60}, {"percent": 100, "bake_seconds": 0}]}
 UNDER_WAY = ("pending_approval", "approved", "building", "deploying", "rolling_back")
 REFUSED = (409, 403, 422, 429)
