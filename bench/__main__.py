@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "road", "jobs")
+MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "jobs")
 
 
 def main() -> None:

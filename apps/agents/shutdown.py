@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 
+from apps.agents.lane import flush
 from apps.core import wake
 
 _kept_open: list[socket.socket] = []
@@ -29,6 +30,8 @@ def end_waits_at_shutdown() -> None:
         while number := heard.recv(1):
             if number[0] in (signal.SIGTERM, signal.SIGINT):
                 wake.stop_all()
+                # what agents said last; later ones are written as they come
+                flush.end()
                 return
 
     threading.Thread(target=listen, name="byteor-shutdown", daemon=True).start()

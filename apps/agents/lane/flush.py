@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import datetime as dt
+import multiprocessing.util
 import os
 import threading
 import uuid
@@ -83,6 +84,9 @@ class _Flusher:
         if thread is not None:
             ended.set()
             thread.join(timeout=10)
+        # what somebody else is just ending is waited for here
+        with self.writing:
+            pass
 
     def flush(self) -> int:
         """Write what is pending now; how many rows. What could not be written stays pending."""
@@ -127,6 +131,8 @@ def end() -> None:
 
 
 atexit.register(end)
+# a server's worker is a child that ends without what atexit does
+multiprocessing.util.Finalize(None, end, exitpriority=100)
 
 _FREE = (
     "SELECT id FROM agents_agent WHERE id = ANY(%s::uuid[]) AND revoked_at IS NULL "
