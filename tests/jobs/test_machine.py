@@ -1,12 +1,9 @@
-"""The job machine, leases, retries, chores, and a real worker process."""
+"""The job machine, leases, retries, turns, chores. Real worker processes are in tests/recovery."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
-import signal
 import uuid
-from pathlib import Path
 
 import pytest
 import time_machine
@@ -22,7 +19,6 @@ from apps.jobs.models import Chore, Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError
 from apps.jobs.services import complete_in_transaction, enqueue, finish, finish_and_take, release_expired, take_job
 from apps.jobs.services.table import FREE, next_due
-from tests.flows.world import running, until
 from tests.support import in_threads
 
 pytestmark = pytest.mark.django_db
@@ -303,31 +299,3 @@ def test_a_chore_that_breaks_is_recorded_and_stops_no_other(monkeypatch):
     registry.register_chore("fine", every_seconds=60, run=lambda now: 7)
     assert chores.run_due_chores() == 2
     assert dict(Chore.objects.values_list("name", "last_error")) == {"broken": "ZeroDivisionError", "fine": ""}
-
-
-@pytest.mark.alone
-@pytest.mark.timeout(120)
-def test_a_worker_whose_processes_are_killed_recovers_by_itself(tmp_path: Path):
-    """Every process of the cluster is killed, idle; the watchdog starts another, and a job queued meanwhile is done."""
-    with running(tmp_path) as world:
-        from tests.flows.world import SPEC, Api
-
-        made = world.manage("bootstrap", "--org", "Acme", "--admin", "a@example.com")
-        api = Api(world.api, made["token"])
-        project = api.post(f"/orgs/{made['org_id']}/projects", {"name": "P"})
-        base = f"/orgs/{made['org_id']}/projects/{project['id']}/environments"
-        env = f"{base}/{api.post(base, {'name': 'Dev', 'posture': 'dev'})['id']}"
-        killed = 0
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    command = (entry / "cmdline").read_bytes()
-                    mine = str(tmp_path).encode() in (entry / "environ").read_bytes()
-                except OSError:
-                    continue
-                if mine and b"--cluster" in command:
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    killed += 1
-        assert killed >= 1
-        draft = api.post(f"{env}/drafts", {"name": "d", "spec": SPEC})
-        until(lambda: api.get(f"{env}/drafts/{draft['id']}")["status"] == "valid", 40)

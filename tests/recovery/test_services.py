@@ -139,7 +139,10 @@ def test_the_disk_of_the_data_directory_fills_up(small_disk: Path, tmp_path: Pat
         path = f"/orgs/{here.org_id}/projects"
         here.hand("blob", size=4096)
         filler = _fill(small_disk)
-        answers = [here.api.call("POST", path, {"name": f"Too much {n}", "slug": f"p{n}"}) for n in range(400)]
+        answers: list[tuple[int, dict[str, str]]] = []
+        while len(answers) < 400 and len([1 for status, _ in answers if status != 201]) < 3:
+            name = f"p{len(answers)}"
+            answers.append(here.api.call("POST", path, {"name": name, "slug": name}))
         refused = [(status, body) for status, body in answers if status != 201]
         assert refused, "four hundred projects found room on a full disk"
         assert {(status, body["code"]) for status, body in refused} == {(507, "storage_full")}

@@ -14,7 +14,14 @@ from tests.recovery.plant import Plant
 pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(180)]
 
 
-@pytest.mark.parametrize("role", ["worker", "pusher", "monitor", "sentinel", "chores"])
+@pytest.mark.parametrize(
+    ("running", "role"),
+    [
+        ("sqlite", "worker"), ("sqlite", "monitor"), ("sqlite", "chores"),
+        ("postgres", "worker"), ("postgres", "pusher"), ("postgres", "sentinel"),
+    ],
+    indirect=["running"],
+)  # fmt: skip
 def test_an_idle_process_that_is_killed_is_replaced_and_what_is_queued_meanwhile_is_done_once(
     running: Plant, role: str
 ) -> None:
@@ -26,6 +33,7 @@ def test_an_idle_process_that_is_killed_is_replaced_and_what_is_queued_meanwhile
     until(running.well, 30)
 
 
+@pytest.mark.parametrize("running", ["sqlite"], indirect=True)
 def test_all_processes_of_the_cluster_killed_at_once_are_replaced(running: Plant) -> None:
     before = running.whole()
     os.killpg(before["sentinel"][0], signal.SIGKILL)
@@ -34,14 +42,16 @@ def test_all_processes_of_the_cluster_killed_at_once_are_replaced(running: Plant
 
 
 @pytest.mark.parametrize(
-    ("do", "error"),
+    ("running", "do", "error"),
     [
-        ("kill", "LeaseExpired"),
-        ("os._exit", "LeaseExpired"),
-        ("sys.exit", "SystemExit"),
-        ("endless", "Timeout"),
-        ("deaf", "LeaseExpired"),
+        ("sqlite", "kill", "LeaseExpired"),
+        ("postgres", "kill", "LeaseExpired"),
+        ("postgres", "os._exit", "LeaseExpired"),
+        ("sqlite", "sys.exit", "SystemExit"),
+        ("postgres", "endless", "Timeout"),
+        ("sqlite", "deaf", "LeaseExpired"),
     ],
+    indirect=["running"],
 )
 def test_a_job_that_poisons_its_worker_dies_after_its_attempts_and_others_go_on(
     running: Plant, do: str, error: str
@@ -83,6 +93,7 @@ def test_a_thousand_jobs_of_one_tenant_do_not_starve_another(running: Plant) -> 
     running.hand("put_off")
 
 
+@pytest.mark.parametrize("running", ["postgres"], indirect=True)
 def test_a_stuck_chore_is_noticed_ended_and_run_again_and_stops_nothing_else(running: Plant) -> None:
     switch = Path(running.environment["BYTEOR_TEST_STUCK"])
     until(lambda: running.hand("chore", name="stuck").get("result") == 1)
