@@ -105,6 +105,7 @@ class World:
     environment: dict[str, str]
     url: str
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    pid: int = 0
 
     @property
     def api(self) -> str:
@@ -174,7 +175,7 @@ def running(home: Path, *arguments: str) -> Iterator[World]:
         process = subprocess.Popen(
             [sys.executable, "manage.py", "up", *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
-        world = World(home, environment, f"http://127.0.0.1:{port}")
+        world = World(home, environment, f"http://127.0.0.1:{port}", pid=process.pid)
 
         def ready() -> bool:
             assert process.poll() is None, (home / "up.log").read_text()

@@ -153,12 +153,12 @@ class Plant:
     def cluster(self) -> dict[str, list[int]]:
         """{role: pids} of the processes below the watchdog; `sentinel` for the cluster, `chores` for the other child."""
         found: dict[str, list[int]] = {}
-        for child in _children(self.worker_pid):
+        for child in children_of(self.worker_pid):
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{child}/cmdline").read_bytes()
                 found.setdefault("chores" if b"--chores" in line else "sentinel", []).append(child)
         for sentinel in found.get("sentinel", []):
-            for child in _children(sentinel):
+            for child in children_of(sentinel):
                 with contextlib.suppress(OSError):
                     name = Path(f"/proc/{child}/comm").read_text().strip()
                     found.setdefault(name.removeprefix("byteor-"), []).append(child)
@@ -188,7 +188,8 @@ class Plant:
                 process.wait()
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """The processes that `pid` started."""
     try:
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]

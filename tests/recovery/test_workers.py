@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.world import until
-from tests.recovery.plant import Plant
+from tests.flows.world import SPEC, Api, until
+from tests.flows.world import running as up
+from tests.recovery.plant import Plant, children_of
 
 pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -31,6 +32,39 @@ def test_an_idle_process_that_is_killed_is_replaced_and_what_is_queued_meanwhile
     running.all_once(running.hand("queue", organization="Acme", count=3))
     until(lambda: not set(before[role]) & set(running.whole()[role]), 30)
     until(running.well, 30)
+
+
+def _age(pid: int) -> float:
+    """Seconds since the process began."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_web_and_watchdog_that_are_killed_are_started_again_by_up(tmp_path: Path) -> None:
+    with up(tmp_path) as world:
+        made = world.manage("bootstrap", "--org", "Acme", "--admin", "a@example.com")
+        api = Api(world.api, made["token"])
+        project = api.post(f"/orgs/{made['org_id']}/projects", {"name": "P"})
+        base = f"/orgs/{made['org_id']}/projects/{project['id']}/environments"
+        environment = f"{base}/{api.post(base, {'name': 'Dev', 'posture': 'dev'})['id']}"
+        draft = api.post(f"{environment}/drafts", {"name": "d", "spec": SPEC})
+        until(lambda: api.get(f"{environment}/drafts/{draft['id']}")["status"] == "valid", 40)
+        before = children_of(world.pid)
+        assert len(before) == 2
+        until(lambda: all(_age(pid) > 4 for pid in before))
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+
+        def queued() -> dict[str, str] | None:
+            try:
+                made: dict[str, str] = api.post(f"{environment}/drafts", {"name": "e", "spec": SPEC})
+            except OSError:
+                return None
+            return made
+
+        second = until(queued, 60)
+        until(lambda: api.get(f"{environment}/drafts/{second['id']}")["status"] == "valid", 60)
+        assert not set(before) & set(children_of(world.pid))
 
 
 @pytest.mark.parametrize("running", ["sqlite"], indirect=True)

@@ -24,6 +24,7 @@ from apps.core.processes import die_with_parent
 
 STOP_SECONDS = 9.0
 START_SECONDS = 60.0
+SHORT_LIFE_SECONDS = 3.0
 
 
 def web_command(host: str, port: int) -> list[str]:
@@ -93,13 +94,16 @@ class Command(BaseCommand):
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
         host, port = settings.BYTEOR_API_BIND
+        commands: list[tuple[str, ...]] = []
+        if settings.BYTEOR_MODE in ("combined", "api"):
+            commands.append(tuple(web_command(host, port)))
+        if settings.BYTEOR_MODE in ("combined", "worker"):
+            commands.append((str(settings.BASE_DIR / "manage.py"), "run_worker"))
         children: list[subprocess.Popen[bytes]] = []
         fleet = demonstration.Fleet(world) if world else None
         try:
-            if settings.BYTEOR_MODE in ("combined", "api"):
-                children.append(self._start(*web_command(host, port)))
-            if settings.BYTEOR_MODE in ("combined", "worker"):
-                children.append(self._start(str(settings.BASE_DIR / "manage.py"), "run_worker"))
+            children += [self._start(*command) for command in commands]
+            started = [time.monotonic()] * len(children)
             if not self._wait_for_web(children, stopping):
                 return
             if fleet is not None:
@@ -107,10 +111,14 @@ class Command(BaseCommand):
                 threading.Thread(target=fleet.seed, name="seed", daemon=True).start()
             self._greet(world)
             while not stopping.wait(0.5):
-                for child in children:
-                    if child.poll() is not None:
-                        self.stderr.write(f"byteor: a child ended by itself with code {child.returncode}")
+                for index, child in enumerate(children):
+                    if child.poll() is None:
+                        continue
+                    self.stderr.write(f"byteor: a child ended by itself with code {child.returncode}")
+                    if time.monotonic() - started[index] < SHORT_LIFE_SECONDS:
                         sys.exit(1)
+                    self.stderr.write("byteor: it is started again")
+                    children[index], started[index] = self._start(*commands[index]), time.monotonic()
         finally:
             self._end(children, fleet)
 
