@@ -2,7 +2,7 @@
 
 Every contender has two worker processes, a database of its own on one server, and the same effect (a record in a file). Ours is
 the product as shipped: `manage.py run_worker`, jobs queued by `enqueue` in a transaction, claimed, counted, completed, each move
-on record. Rate: a thousand jobs are queued in one transaction; from its commit to the last effect. Idle latency: one job at a
+on record. Rate: four hundred jobs are queued in one transaction; from its commit to the last effect. Idle latency: one job at a
 time, from the return of its commit to its effect. All workers are up all the time and the rounds alternate.
 """
 
@@ -29,7 +29,7 @@ import psycopg
 from bench.jobs_effect import FILE_ENV, Effects
 from bench.measure import report
 
-ROUNDS, JOBS, SINGLES, WARM = 5, 1000, 40, 50
+ROUNDS, JOBS, SINGLES, WARM = 5, 400, 30, 50
 RATE_WANTED, LATENCY_WANTED = "<= 1 (procrastinate's rate)", "<= 1.5"
 ROOT = Path(__file__).resolve().parents[1]
 
