@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
+import structlog
 from django.conf import settings
 from django.db import transaction
 
@@ -18,7 +19,10 @@ from apps.audit.models import SYSTEM_CHAIN, AuditEvent, ChainHead, Outcome, chai
 from apps.core import clock, context
 from apps.core.actors import ActorRef
 from apps.core.db import lock_row
+from apps.core.errors import Unavailable
 from apps.core.ids import new_id
+
+log = structlog.get_logger(__name__)
 
 GENESIS = "0" * 64
 COALESCE_SECONDS = 60
@@ -51,6 +55,20 @@ def _unproved(head: ChainHead) -> str:
     if head.mac_key and head.mac_key not in [name for name, _ in _mac_keys()]:
         return f"the head's MAC is under the key-encryption key '{head.mac_key}', which is not configured"
     return "the head's MAC does not verify"
+
+
+def _carried_on(head: ChainHead, count: int, last_hash: str) -> dict[str, str]:
+    """The seal of what follows `head`: none where `head` itself is not borne out, or tampering would be sealed over.
+
+    Such a chain goes on, its events linked, and `verify` names its head from then on. Raises Unavailable while the key that
+    the head names is not configured: only that key can tell.
+    """
+    if _is_proved(head):
+        return _sealed(head.chain, count, last_hash)
+    if head.mac_key and head.mac_key not in [name for name, _ in _mac_keys()]:
+        raise Unavailable(f"The audit chain can't go on: {_unproved(head)}.", code="key_encryption_key_missing")
+    log.error("an audit chain's head was changed by somebody else; it is not sealed again", chain=head.chain)
+    return {}
 
 
 def document(event: AuditEvent) -> dict[str, Any]:
@@ -103,7 +121,8 @@ def record(
     """Append one event to its organization's chain, in the caller's transaction.
 
     `scope` and `details` are JSON without secrets. Locks the chain's head until the transaction ends: call it last.
-    Raises when the event can't be written, so that what it records does not happen either.
+    Raises when the event can't be written, so that what it records does not happen either. A head that somebody else moved
+    stays without a good MAC, whatever is written after it.
     """
     here = context.current()
     chain = chain_of(organization_id)
@@ -132,7 +151,7 @@ def record(
         event.hash = _hash(event)
         event.save(force_insert=True)
         ChainHead.objects.filter(pk=chain).update(
-            count=event.seq, hash=event.hash, **_sealed(chain, event.seq, event.hash)
+            count=event.seq, hash=event.hash, **_carried_on(head, event.seq, event.hash)
         )
     return event
 

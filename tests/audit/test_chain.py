@@ -9,6 +9,7 @@ from django.db import DatabaseError, connection, transaction
 from apps.audit import services
 from apps.audit.models import AuditEvent, ChainHead
 from apps.core.actors import ActorRef
+from apps.core.errors import Unavailable
 from apps.core.ids import new_id
 from apps.core.triggers import AppendOnly
 from tests.support import in_threads
@@ -81,6 +82,32 @@ def test_a_chain_cut_short_with_its_head_moved_back_fails_by_the_mac(tampering):
     tampering("DELETE FROM audit_auditevent WHERE seq = 3")
     ChainHead.objects.filter(pk=str(org)).update(count=2, hash=keep.hash)
     assert "MAC" in services.verify(org).problem
+
+
+@pytest.mark.postgres
+def test_what_is_written_after_tampering_does_not_seal_it_over(tampering):
+    org = new_id()
+    write(org, 3)
+    keep = AuditEvent.objects.get(chain=str(org), seq=2)
+    tampering("DELETE FROM audit_auditevent WHERE seq = 3")
+    ChainHead.objects.filter(pk=str(org)).update(count=2, hash=keep.hash)
+    write(org, 2)
+    assert "MAC" in services.verify(org).problem
+    assert AuditEvent.objects.filter(chain=str(org)).count() == 4
+
+
+def test_a_chain_whose_key_is_not_configured_waits_for_it_rather_than_lose_its_proof(db, settings):
+    org = new_id()
+    write(org, 1)
+    keys = settings.BYTEOR_AUDIT_MAC_KEYS
+    settings.BYTEOR_AUDIT_MAC_KEYS = [("another", b"x" * 32)]
+    with pytest.raises(Unavailable, match="not configured"):
+        write(org)
+    settings.BYTEOR_AUDIT_MAC_KEYS = keys
+    write(org)
+    assert services.verify(org).as_dict() | {"head_hash": ""} == {
+        "ok": True, "events": 2, "head_hash": "", "broken_at": None, "problem": "",
+    }  # fmt: skip
 
 
 @pytest.mark.postgres
