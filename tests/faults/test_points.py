@@ -11,6 +11,8 @@ from pathlib import Path
 
 from apps.runtime.faults import VARIABLE
 from tests.faults.cases import CASES
+from tests.faults.conftest import EVERY, VENDORS
+from tests.faults.killing import cases_on
 from tests.faults.points import PAGE, page, points
 from tests.flows.world import ROOT, until
 
@@ -30,6 +32,12 @@ def _arm(folder: Path, **armed: object) -> None:
 def test_every_point_has_a_case_and_every_case_a_point() -> None:
     assert {case.point for case in CASES} == set(points())
     assert len(points()) >= 40
+
+
+def test_the_suite_walks_to_every_point_once() -> None:
+    shares = [param.values[0].point for vendor in VENDORS for param in cases_on(vendor)]
+    assert set(shares) == set(points())
+    assert EVERY or len(shares) == len(points())
 
 
 def test_the_page_lists_them() -> None:
