@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import time_machine
 
+from apps.core import clock
 from apps.deployments.models import Deployment, Target
 from apps.deployments.selectors import walk
+from apps.deployments.services import sweep_bakes
 from tests import invariants
 from tests.deployments.world import World
 
@@ -40,21 +46,41 @@ def check(world: World) -> None:
     invariants.check(at_rest=True)
 
 
+def strategy(choose: random.Random) -> dict[str, Any]:
+    """Any strategy: phased ones bake for a second or not at all."""
+    common = {"max_failures": choose.randint(0, 1), "auto_rollback": choose.random() < 0.4}
+    if choose.random() < 0.5:
+        return {"type": "all_at_once", **common}
+    percents = [*sorted(choose.sample(range(1, 100), choose.randint(0, 2))), 100]
+    phases = [{"percent": percent, "bake_seconds": choose.randint(0, 1)} for percent in percents]
+    return {"type": "phased", "phases": phases, **common}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_end_where_everybody_agrees(world: World, seed: int) -> None:
-    choose = random.Random(seed)
+    with time_machine.travel(dt.datetime.now(dt.UTC), tick=True) as clocks:
+        wander(world, random.Random(seed), lambda: clocks.shift(dt.timedelta(seconds=1)))
+
+
+def wander(world: World, choose: random.Random, time_passes: Callable[[], None]) -> None:
     world.enroll(1)
     made: list[str] = []
+
+    def until_all_is_done() -> None:
+        for _ in range(8):
+            world.work()
+            world.settle()
+            time_passes()
+            sweep_bakes(clock.now())
+            if not Deployment.objects.filter(environment=world.env).in_flight().exists():
+                break
+        world.settle()
+
     for number in range(14):
         action = choose.choice(["deploy", "deploy", "rollback", "cancel", "again"])
         if action == "deploy" or not made:
             targets = choose.sample(world.hosts, choose.randint(1, 3))
-            strategy = {
-                "type": "all_at_once",
-                "max_failures": choose.randint(0, 1),
-                "auto_rollback": choose.random() < 0.4,
-            }
-            made.append(world.request(world.bundle(f"f{number}:drop"), targets, strategy=strategy))
+            made.append(world.request(world.bundle(f"f{number}:drop"), targets, strategy=strategy(choose)))
             world.work()
             if choose.random() < 0.2:
                 world.act(made[-1], choose.choice(["cancel", "rollback"]))
@@ -64,9 +90,11 @@ def test_end_where_everybody_agrees(world: World, seed: int) -> None:
             assert world.act(choose.choice(made), "cancel").status_code in (200, 409)
         for host in choose.sample(world.hosts, 3):
             host.step(fail=action == "deploy" and choose.random() < 0.25)
-        for _ in range(3):
-            world.work()
-            world.settle()
+        if choose.random() < 0.3:
+            choose.choice(world.hosts).heartbeat({"ok": False, "detail": "it leaks"})
+        if made and choose.random() < 0.1:
+            world.act(made[-1], "cancel")
+        until_all_is_done()
         for stuck in Deployment.objects.filter(environment=world.env, status="failed", rolling_back_at__isnull=False):
             world.act(str(stuck.pk), "rollback")
             world.settle()
