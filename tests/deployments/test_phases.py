@@ -291,14 +291,14 @@ class TestFailing:
         four.work()
         for host in four.hosts[:2]:
             host.step()
-        time.on(599)
+        time.on(500)
         assert sweep_timeouts(clock.now()) == 0
-        time.bake(four, 2)
+        time.bake(four, 101)
         assert four.show(made)["phase"] == 1
-        time.on(55)
+        time.on(20)
         assert sweep_timeouts(clock.now()) == 0
         four.hosts[2].step()
-        time.on(10)
+        time.on(41)
         assert sweep_timeouts(clock.now()) == 1
         assert four.status(made) == "failed"
         assert four.targets(made)[four.hosts[3].id]["status"] == "unreachable"
