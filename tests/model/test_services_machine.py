@@ -110,7 +110,10 @@ class Services(RuleBasedStateMachine):
             agent = ModelAgent.__new__(ModelAgent)
             agent.__dict__.update(host.__dict__, world=self.world, reported=[], told=[])
             self.world.hosts.append(agent)
-        self.made: list[str] = []
+        self.made: list[str] = [
+            self.world.request(BUNDLES[0]),
+            self.world.request(BUNDLES[1], self.world.hosts[:1], strategy=PHASED),
+        ]
 
     def teardown(self) -> None:
         if not hasattr(self, "transaction"):
