@@ -153,7 +153,8 @@ class ChoreRunner:
                     renew_at = time.monotonic() + RENEW_EVERY_SECONDS
                     self._renew()
                 self._start_due()
-                soonest = Chore.objects.order_by("next_run_at").values_list("next_run_at", flat=True).first()
+                known = Chore.objects.filter(pk__in=[spec.name for spec in chores()])
+                soonest = known.order_by("next_run_at").values_list("next_run_at", flat=True).first()
                 pause = 1.0 if soonest is None else (soonest - clock.now()).total_seconds()
                 wake.wait(WAKE_CHORES, min(1.0, max(0.05, pause)), since=heard)
             except Error as error:
