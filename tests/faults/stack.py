@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.console.management.commands.up import web_command
+from apps.core.processes import die_with_parent
 from apps.runtime.faults import VARIABLE
 from tests.flows.world import ROOT, free_port, fresh_database, until
 from tests.services import Missing, postgres
@@ -66,7 +67,12 @@ class Service:
         self.starts += 1
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *self.command], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+                [sys.executable, *self.command],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,  # however the test run ends, nothing of it goes on
             )
 
     @property
