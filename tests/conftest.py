@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
@@ -13,6 +15,19 @@ from apps.access.models import User
 from apps.core import wake
 from apps.core.triggers import AppendOnly, TriggerOperation
 from tests.support import Caller, Tenant, caller_for, make_tenant
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each of several test processes counts its throttles by itself: tests begin by forgetting what was counted."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker:
+        mine = settings.CACHES["limits"]
+        number = int(worker.removeprefix("gw"))
+        if mine["LOCATION"].startswith(("redis://", "rediss://")):
+            url, _, database = mine["LOCATION"].rpartition("/")
+            mine["LOCATION"] = f"{url}/{(int(database) - number) % 16}"
+        else:
+            mine["LOCATION"] += f".{worker}"
 
 
 def trigger_operations(*kinds: type[TriggerOperation]) -> list[TriggerOperation]:

@@ -163,9 +163,20 @@ def test_too_late_is_refused_and_moves_it(tenant):
     assert Deployment.objects.get(pk=approval.deployment_id).status == "denied"
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "change", [{"required_approvals": 0}, {"expires_at": clock.now()}, {"policy": {}}, {"spec_hash": "sha256:other"}]
+)
+def test_what_was_asked_is_never_changed_by_whoever_it_is(tenant, change):
+    approval = ask(tenant)
+    with pytest.raises(DatabaseError, match="immutable"), transaction.atomic():
+        Approval.objects.filter(pk=approval.pk).update(**change)
+
+
 def test_the_sweep_expires_what_is_due_and_nothing_else(tenant):
-    early, late = ask(tenant), ask(tenant, tenant.prod)
-    Approval.objects.filter(pk=early.pk).update(expires_at=clock.now() - dt.timedelta(seconds=1))
+    with time_machine.travel(clock.now() - dt.timedelta(hours=24, seconds=1), tick=False):
+        early = ask(tenant)
+    late = ask(tenant, tenant.prod)
     assert services.expire_due(clock.now()) == 1
     assert [Approval.objects.get(pk=a.pk).status for a in (early, late)] == ["expired", "pending"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from django.conf import settings
 from django.http import StreamingHttpResponse
@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from apps.agents import lane
 from apps.agents.api.serializers import EmptyIn, HeartbeatIn, ReportIn
 from apps.agents.authentication import AgentView
-from apps.agents.registry import AgentReport, BundleDownload, Running, desired_source
+from apps.agents.registry import AgentReport, Running, desired_source
 from apps.agents.services import Heartbeat, record_heartbeat, rotate_key
 from apps.agents.services.directives import NumberedDirective, answer_body, number_directive, sign_directive
 from apps.agents.waiting import await_directive, newer_keys, slots
@@ -144,7 +144,7 @@ class BundleView(AgentView):
 
     def get(self, request: Request, agent_id: uuid.UUID, deployment_id: uuid.UUID) -> StreamingHttpResponse:
         download = desired_source().bundle_for(self.agent, deployment_id)
-        response = StreamingHttpResponse(_chunks(download), content_type="application/x-tar")
+        response = StreamingHttpResponse(_Pieces(download.stream), content_type="application/x-tar")
         response["Content-Length"] = str(download.size)
         response["Content-Disposition"] = f'attachment; filename="{download.sha256}.tar"'
         response["X-Content-Type-Options"] = "nosniff"
@@ -153,10 +153,17 @@ class BundleView(AgentView):
         return response
 
 
-def _chunks(download: BundleDownload) -> Iterator[bytes]:
-    with download.stream as stream:
-        while piece := stream.read(_CHUNK):
-            yield piece
+class _Pieces:
+    """A stream in pieces. It is closed with the answer, also when nobody read a byte of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self._stream.read(_CHUNK), b"")
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 class SigningKeysView(AgentView):
