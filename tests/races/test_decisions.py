@@ -16,7 +16,7 @@ from tests.support import Caller, caller_for, give_role, make_person
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
 
-PEOPLE = 48
+PEOPLE = 50
 A_DAY_AND_MORE = 25 * 3600
 
 
