@@ -3,6 +3,8 @@
 Ours: `purge_node` on a tombstone: every table below the project by the foreign keys of the models, in short transactions, the
 stored files too. Raw: one DELETE a table in the best order, each committed by itself, by psycopg; no files, no chunks. Both delete
 a project of the same make out of the same tables, which hold a sibling of the same size; the order changes from round to round.
+The ids are UUIDv7 in the order of making, as everywhere in the product. Constraints and triggers are on for both, both commit, and
+before each of the two the tables are vacuumed and a checkpoint is made.
 The longest transaction is what `purge_node` took between BEGIN and the end of COMMIT.
 """
 
@@ -57,6 +59,12 @@ def _project(organization: Any) -> tuple[Any, uuid.UUID]:
     return project, environment.pk
 
 
+NEW_ID = (
+    "(lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0') || '7' || "
+    "substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid"
+)
+
+
 def _copies(raw: Any, table: str, template: uuid.UUID, count: str, **columns: str) -> None:
     """Insert copies of the row `template`: one for each row of the FROM clause `count`, with these columns by expression."""
     names = [
@@ -109,7 +117,7 @@ def _fill(raw: Any, organization_id: uuid.UUID, environment_id: uuid.UUID) -> in
     )
     decision = Decision.objects.create(approval=approval, reviewer_id=uuid.uuid4(), decision="approve")
 
-    fresh, many = {"id": "gen_random_uuid()"}, "generate_series(1, {}) AS n"
+    fresh, many = {"id": NEW_ID}, "generate_series(1, {}) AS n"
     _copies(raw, "jobs_job", job.pk, many.format(JOBS), **fresh)
     parents = f"(SELECT id AS parent FROM jobs_job WHERE environment_id = '{environment_id}') AS p"
     _copies(
@@ -131,7 +139,6 @@ def _fill(raw: Any, organization_id: uuid.UUID, environment_id: uuid.UUID) -> in
     parents = f"(SELECT id AS parent FROM approvals_approval WHERE environment_id = '{environment_id}') AS p"
     who = {"approval_id": "p.parent", "reviewer_id": "gen_random_uuid()"}
     _copies(raw, "approvals_decision", decision.pk, f"{parents} CROSS JOIN {many.format(DECISIONS)}", **who, **fresh)
-    raw.execute("VACUUM ANALYZE")
     total = 0
     for table, column, parent in BELOW:
         total += raw.execute(
@@ -144,6 +151,12 @@ def _where(column: str, parent: str | None) -> str:
     if parent is None:
         return f"{column} = ANY(%s)"
     return f"{column} IN (SELECT id FROM {parent} WHERE environment_id = ANY(%s))"
+
+
+def _settle(raw: Any) -> None:
+    """Leave neither of the two what the other, or the filling, left behind."""
+    raw.execute("VACUUM ANALYZE")
+    raw.execute("CHECKPOINT")
 
 
 def _raw_delete(raw: Any, environment_id: uuid.UUID) -> float:
@@ -192,10 +205,13 @@ def _measure(url: str) -> None:
         (mine, here), (_, there) = _project(organization), _project(organization)
         rows = _fill(raw, organization.pk, here)
         _fill(raw, organization.pk, there)
+        _settle(raw)
         if number % 2:
             theirs = _raw_delete(raw, there)
+            _settle(raw)
         seconds, slowest, several = _own_delete(mine)
         if not number % 2:
+            _settle(raw)
             theirs = _raw_delete(raw, there)
         pairs.append((seconds, theirs))
         longest = max(longest, slowest)

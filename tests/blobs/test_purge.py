@@ -2,13 +2,14 @@
 
 import datetime as dt
 import os
+import uuid
 
 import pytest
 from django.apps import apps
 from django.conf import settings
 from django.db import models
 
-from apps.agents.models import Agent
+from apps.agents.models import Agent, AgentKey
 from apps.blobs import purge, services
 from apps.blobs.models import StoredBlob
 from apps.blobs.store import FolderStore, store
@@ -106,7 +107,7 @@ def test_a_run_of_the_chore_ends_in_time_and_is_called_again_at_once(tenant):
 def test_transactions_are_kept_short_by_what_the_last_one_took():
     pace = purge._Pace()
     pace.learn(1000, 0.001)
-    assert pace.rows == 2000
+    assert pace.rows == 1500
     for _ in range(20):
         pace.learn(pace.rows, 0.0)
     assert pace.rows == purge.MOST_ROWS
@@ -117,6 +118,41 @@ def test_transactions_are_kept_short_by_what_the_last_one_took():
     assert pace.rows == purge.LEAST_ROWS
     pace.learn(3, 0.0)
     assert pace.rows == purge.LEAST_ROWS
+
+
+def test_rows_are_looked_for_below_as_many_others_as_one_transaction_can_clear():
+    pace = purge._Pace(rows=1000, parents=100)
+    pace.learn_width(100, 1800)
+    assert pace.parents == 50
+    pace.learn_width(50, 0)
+    assert pace.parents == 200
+    for _ in range(20):
+        pace.learn_width(pace.parents, 0)
+    assert pace.parents == purge.MOST_PARENTS
+    pace.learn_width(1, 10**6)
+    assert pace.parents == 1
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("crowded", [0, 20, 39])
+def test_no_transaction_takes_more_rows_than_it_may_however_they_hang(tenant, monkeypatch, crowded):
+    monkeypatch.setattr(purge, "MOST_ROWS", 30)
+    monkeypatch.setattr(purge, "LEAST_ROWS", 10)
+    monkeypatch.setattr(purge, "_Pace", lambda made=purge._Pace: made(rows=20))
+    for environment in (tenant.staging, tenant.other_environment):
+        agents = Agent.objects.bulk_create(Agent(environment=environment, name=f"a{n}") for n in range(40))
+        AgentKey.objects.bulk_create(
+            AgentKey(agent=agent, public_id="agt_x", sha256=uuid.uuid4().hex * 2)
+            for n, agent in enumerate(agents)
+            for _ in range(200 if n == crowded else 1)
+        )
+    sizes = []
+    original = purge._Purge._gone
+    monkeypatch.setattr(purge._Purge, "_gone", lambda *given: sizes.append(original(*given)) or sizes[-1])
+    assert purge.purge_node(tenant.staging) == sum(sizes) >= 40 + 239
+    assert max(sizes) <= 30
+    assert set(AgentKey.objects.values_list("agent__environment", flat=True)) == {tenant.other_environment.pk}
+    assert AgentKey.objects.count() == 239
 
 
 def test_the_same_bytes_are_kept_once_and_read_back(tenant):
