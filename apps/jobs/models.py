@@ -82,6 +82,7 @@ class Job(GuardedModel, TreeModel):
             ),
             # used by the environment's list, and to supersede older ones of a subject
             models.Index(fields=["environment", "-id"], name="job_by_environment"),
+            models.Index(fields=["environment", "status", "id"], name="job_by_status"),  # used by the list's filter
             models.Index(fields=["subject_id", "type"], name="job_by_subject"),
         ]
 
