@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "jobs")
+MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "jobs", "road")
 
 
 def main() -> None:
