@@ -344,8 +344,10 @@ class Journey:
             return self._left()
         numbers = {pk: n for n, pk in enumerate(self.deployments)}
         rank = lambda pk: None if pk is None else numbers.get(pk, -1)  # noqa: E731
+        stored = json.dumps(self.stack.look_into("snapshot", environment_id=self.environment))
         return {
-            **self.stack.look_into("snapshot", environment_id=self.environment),
+            # what an agent said may name a folder of its own
+            **json.loads(stored.replace(str(self.stack.home / self.name), "…")),
             "hosts": {host.name: host.snapshot(rank) for host in self.hosts},
         }
 
