@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection, models, transaction
+from django.db.models.functions import Cast
 
 from apps.blobs.models import StoredBlob
 from apps.blobs.store import store
@@ -31,6 +32,7 @@ MOST_PARENTS = 5000
 GROWTH = 1.5
 
 Node = Organization | Project | Environment
+Ids = Sequence[uuid.UUID] | Sequence[str]
 
 
 def _children(model: type[models.Model]) -> list[tuple[type[models.Model], str]]:
@@ -105,7 +107,7 @@ class _Purge:
         self.gone = 0
         self.paces: defaultdict[type[models.Model], _Pace] = defaultdict(_Pace)
 
-    def below(self, model: type[models.Model], ids: Sequence[uuid.UUID]) -> None:
+    def below(self, model: type[models.Model], ids: Ids) -> None:
         """Everything that hangs on the rows `ids` of `model`. The files of an environment go when the rows that named them
         are committed as gone, and before the environment does."""
         for child, field in _children(model):
@@ -128,11 +130,11 @@ class _Purge:
         fault_point("blobs.purge.between_chunks")
         return gone
 
-    def rows(self, model: type[models.Model], ids: Sequence[uuid.UUID]) -> int:
+    def rows(self, model: type[models.Model], ids: Ids) -> int:
         """Delete the rows `ids`, raw: what hangs below them is gone, and the collector would fetch every one."""
         return self._gone(model, lambda: _delete_these(model, ids))
 
-    def _leaves(self, model: type[models.Model], field: str, ids: Sequence[uuid.UUID]) -> None:
+    def _leaves(self, model: type[models.Model], field: str, ids: Ids) -> None:
         """Delete the rows of a table below which nothing hangs; no id of theirs travels."""
         pace, done = self.paces[model], 0
         while done < len(ids):
@@ -145,11 +147,11 @@ class _Purge:
                 gone, full = gone + now, now >= most
             pace.learn_width(len(some), gone)
 
-    def _children_of(self, model: type[models.Model], field: str, ids: Sequence[uuid.UUID]) -> None:
+    def _children_of(self, model: type[models.Model], field: str, ids: Ids) -> None:
         if not _children(model):
             self._leaves(model, field, ids)
             return
-        hanging = model._base_manager.filter(**{f"{field}__in": ids}).values_list("pk", flat=True)
+        hanging = model._base_manager.filter(**{f"{field}__in": ids})
         while chunk := _some(hanging, min(self.paces[model].rows, MOST_PARENTS)):
             self.below(model, chunk)
             self.rows(model, chunk)
@@ -171,23 +173,32 @@ def _raw_delete(rows: models.QuerySet[Any]) -> int:
     return int(rows._raw_delete(rows.db))
 
 
-def _some(pks: models.QuerySet[Any, uuid.UUID], most: int) -> list[uuid.UUID]:
+def _some(rows: models.QuerySet[Any], most: int) -> Ids:
+    """Ids of at most so many of `rows`. As text where they only travel there and back: making objects of them took longer
+    than finding them."""
+    if connection.vendor != "postgresql":
+        return list(rows.values_list("pk", flat=True)[:most])
     with transaction.atomic():
         _prepare_transaction()
-        return list(pks[:most])
+        return list(rows.values_list(Cast("pk", models.TextField()), flat=True)[:most])
 
 
-def _delete_these(model: type[models.Model], ids: Sequence[uuid.UUID]) -> int:
+def _array(ids: Ids) -> str:
+    """How PostgreSQL writes an array of ids."""
+    return "{" + ",".join(map(str, ids)) + "}"
+
+
+def _delete_these(model: type[models.Model], ids: Ids) -> int:
     if connection.vendor != "postgresql":
         return _raw_delete(model._base_manager.filter(pk__in=ids))
     quote = connection.ops.quote_name
     table, column = quote(model._meta.db_table), quote(str(model._meta.pk.column))
     with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s::uuid[])", [list(ids)])  # noqa: S608  (our tables)
+        cursor.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s::uuid[])", [_array(ids)])  # noqa: S608  (our tables)
         return int(cursor.rowcount)
 
 
-def _delete_some(model: type[models.Model], field: str, ids: Sequence[uuid.UUID], most: int) -> int:
+def _delete_some(model: type[models.Model], field: str, ids: Ids, most: int) -> int:
     """Delete at most so many of the rows whose `field` names one of `ids`."""
     if connection.vendor != "postgresql":
         hanging = model._base_manager.filter(**{f"{field}__in": ids})
@@ -197,7 +208,7 @@ def _delete_some(model: type[models.Model], field: str, ids: Sequence[uuid.UUID]
     # by where the rows lie, so that each is looked up once
     found = f"SELECT ctid FROM {table} WHERE {column} = ANY(%s::uuid[]) LIMIT %s"  # noqa: S608  (names of our tables)
     with connection.cursor() as cursor:
-        cursor.execute(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY({found}))", [list(ids), most])  # noqa: S608
+        cursor.execute(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY({found}))", [_array(ids), most])  # noqa: S608
         return int(cursor.rowcount)
 
 
