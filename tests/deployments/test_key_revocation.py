@@ -215,6 +215,7 @@ def test_auto_rollback_after_a_revocation_goes_back_only_to_what_is_believed(wor
         assert {host.runs for host in world.hosts} == {first}
     else:
         assert moves[-1] == ("failed", "signing_key_revoked")
+        assert "not taken back by itself" in world.show(second)["status_reason"]
         assert [host.runs for host in world.hosts] == [second, first]
 
 

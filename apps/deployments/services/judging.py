@@ -60,7 +60,7 @@ def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: Actor
     """Move a deployment that is `deploying` to `failed`, in the caller's transaction. No further phase begins.
 
     With `auto_rollback` it goes on to `rolling_back` in the same transaction, unless that would lead to a bundle under a
-    revoked signing key. Targets that were never assigned stay as they are: nobody told them anything.
+    revoked signing key: then its reason says so. Targets that were never assigned stay as they are: nobody told them anything.
     """
     from apps.deployments.services.rollback import begin_rollback, revoked_way_back
 
@@ -69,6 +69,10 @@ def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: Actor
     # nobody is asked for it any more, so nobody is waited for
     told.filter(settled_at__isnull=True).update(settled_at=now, updated_at=now)
     agents.announce(told.values_list("agent_id", flat=True))
+    goes_back = deployment.auto_rollback and told.filter(agent_gone_at__isnull=True).exists()
+    if goes_back and revoked_way_back(deployment) is not None:
+        goes_back = False
+        detail = f"{detail}; not taken back by itself: what ran before is under a signing key that was revoked"
     move(
         deployment,
         "fail",
@@ -79,8 +83,7 @@ def fail_rollout(deployment: Deployment, *, code: str, detail: str, actor: Actor
         settled_at=now,
     )
     fault_point("deployments.rollout.failed")
-    reachable = told.filter(agent_gone_at__isnull=True).exists()
-    if deployment.auto_rollback and reachable and revoked_way_back(deployment) is None:
+    if goes_back:
         begin_rollback(deployment, actor=SYSTEM_ACTOR, trigger="auto_rollback", reason=detail)
 
 
