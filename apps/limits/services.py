@@ -54,10 +54,10 @@ def _usage(group: str, value: str, *, count_this: bool) -> Usage:
         raise Unavailable("Tries can't be counted just now. Try again.", code="throttle_unavailable") from error
     if found is None:  # switched off, or the cache is away and the operator chose to fail open
         return Usage(0, 0)
-    if found["time_left"] < 0:  # the cache is away: refuse
+    if found["limit"] == 0:  # the cache is away: refuse
         return Usage(_UNBOUNDED, 1)
-    # the window includes its last second
-    return Usage(int(found["count"]), int(found["time_left"]) + 1)
+    # the window includes its last second, and may have ended while this was counted
+    return Usage(int(found["count"]), max(0, int(found["time_left"])) + 1)
 
 
 def _refuse_over(budget: int, usage: Usage, what: str, forgiven: int = 0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,6 +31,21 @@ def refused(call: Callable[[], None]) -> bool:
     except TooManyRequests as error:
         return 1 <= error.retry_after <= 60
     return False
+
+
+def test_a_window_that_ends_while_somebody_is_counted_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = caches["limits"]
+    count = cache.add
+
+    with time_machine.travel(clock.now(), tick=False) as traveller:
+
+        def slowly(*args: object, **options: object) -> bool:
+            added = bool(count(*args, **options))  # type: ignore[arg-type]
+            traveller.shift(61)
+            return added
+
+        monkeypatch.setattr(cache, "add", slowly)
+        services.check_enrollment(uuid.uuid4())
 
 
 def test_failed_sign_ins_of_one_account_end_with_429_from_wherever_they_come() -> None:
