@@ -84,9 +84,8 @@ class _Flusher:
         if thread is not None:
             ended.set()
             thread.join(timeout=10)
-        # what somebody else is just ending is waited for here
-        with self.writing:
-            pass
+        # two may end it at once, and the process must not go before either has written: whoever comes here first writes
+        self._flush_quietly()
 
     def flush(self) -> int:
         """Write what is pending now; how many rows. What could not be written stays pending."""
