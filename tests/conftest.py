@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connections
-from django.db.migrations.loader import MigrationLoader
 
 from apps.access.models import User
 from apps.core import wake
-from apps.core.triggers import AppendOnly, TriggerOperation
-from tests.support import Caller, Tenant, caller_for, make_tenant
+from apps.core.triggers import AppendOnly
+from tests.support import Caller, Tenant, caller_for, make_tenant, trigger_operations
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,12 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
             mine["LOCATION"] = f"{url}/{(int(database) - number) % 16}"
         else:
             mine["LOCATION"] += f".{worker}"
-
-
-def trigger_operations(*kinds: type[TriggerOperation]) -> list[TriggerOperation]:
-    """Every trigger of these kinds that a migration makes."""
-    loader = MigrationLoader(None)
-    return [op for m in loader.disk_migrations.values() for op in m.operations if isinstance(op, kinds)]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection
+from django.db.migrations.loader import MigrationLoader
 from django.test import Client
 
 from apps.access import services as access
@@ -16,6 +17,7 @@ from apps.access.models import Membership, MemberStatus, User
 from apps.access.principals import Principal, person_principal
 from apps.access.roles import Role
 from apps.core.actors import SYSTEM_ACTOR
+from apps.core.triggers import TriggerOperation
 from apps.tenancy import services as tenancy
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
@@ -144,3 +146,9 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.join(timeout=120)
     return results
+
+
+def trigger_operations(*kinds: type[TriggerOperation]) -> list[TriggerOperation]:
+    """Every trigger of these kinds that a migration makes."""
+    loader = MigrationLoader(None)
+    return [op for m in loader.disk_migrations.values() for op in m.operations if isinstance(op, kinds)]

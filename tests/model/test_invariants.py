@@ -12,8 +12,8 @@ from apps.core.ids import new_id
 from apps.core.triggers import AppendOnly, Immutable, LegalMoves
 from apps.jobs.services import enqueue
 from tests import invariants
-from tests.conftest import trigger_operations
 from tests.deployments.world import World
+from tests.support import trigger_operations
 
 pytestmark = [pytest.mark.django_db]
 
