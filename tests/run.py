@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.services import REQUIRED, Missing, postgres, redis_server
+from tests.services import Missing, postgres, redis_server
 
 PARTS: dict[str, list[str]] = {
     "sqlite": ["-n", "2", "--dist", "loadfile", "-m", "not alone and not faults"],
@@ -68,7 +68,7 @@ def main(wanted: list[str]) -> int:
             environment = {"BYTEOR_CLOUD_DATABASE_URL": url, "BYTEOR_CLOUD_REDIS_URL": redis_url}
         except Missing as missing:
             print(f"SKIPPED {missing}", flush=True)
-            passed.append(str(missing).split(":", 1)[0] not in REQUIRED)
+            passed.append(not missing.required)
         given = {"BYTEOR_TEST_POSTGRES_URL": environment["BYTEOR_CLOUD_DATABASE_URL"]} if environment else {}
         for group in TOGETHER:
             parts = [part for part in group if (not wanted or part in wanted)]

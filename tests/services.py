@@ -13,12 +13,27 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 REQUIRED = frozenset(filter(None, os.environ.get("BYTEOR_TEST_REQUIRE", "").split(",")))
 
 
 class Missing(Exception):
-    """A service that can't be had here; the text is the one line that says why."""
+    """A service that can't be had here; the text is the one line that says why: `NAME: …`."""
+
+    @property
+    def required(self) -> bool:
+        """Does BYTEOR_TEST_REQUIRE name it?"""
+        return str(self).split(":", 1)[0] in REQUIRED
+
+
+def without(missing: Missing) -> NoReturn:
+    """Skip the test with the one line that says why, or fail it where the service is required."""
+    import pytest
+
+    if missing.required:
+        pytest.fail(str(missing))
+    pytest.skip(str(missing))
 
 
 def _free_port() -> int:

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from tests.flows.world import ROOT, Api, free_port, fresh_database, until
-from tests.services import Missing, postgres
+from tests.services import Missing, postgres, without
 
 pytestmark = pytest.mark.alone
 
@@ -89,7 +89,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
                 server.kill()
                 server.wait()
     except Missing as missing:
-        pytest.skip(str(missing))
+        without(missing)
 
 
 def test_a_key_revoked_at_one_is_refused_at_the_other_within_a_second(pair: Pair) -> None:

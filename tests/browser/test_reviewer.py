@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.flows.world import World, running, until
-from tests.services import REQUIRED, Missing, chromium
+from tests.services import Missing, chromium, without
 
 pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -26,9 +26,7 @@ def browser() -> Iterator[Browser]:
     try:
         path = chromium()
     except Missing as missing:
-        if "browser" in REQUIRED:
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        without(missing)
     with sync_playwright() as driver:
         made = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield made

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.stack import Missing, Stack, running
-from tests.services import REQUIRED
+from tests.services import without
 
 VENDORS = ("sqlite", "postgres")
 EVERY = bool(os.environ.get("BYTEOR_FAULTS_EVERY"))
@@ -34,9 +34,7 @@ def stack_on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
                 try:
                     known[vendor] = kept.enter_context(running(vendor, home))
                 except Missing as missing:
-                    if str(missing).split(":", 1)[0] in REQUIRED:
-                        raise
-                    pytest.skip(str(missing))
+                    without(missing)
             return known[vendor]
 
         yield on

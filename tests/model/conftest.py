@@ -1,24 +1,5 @@
-"""A world to deploy in."""
+"""The worlds of the deployments' tests, to walk in."""
 
-from __future__ import annotations
+from tests.deployments.conftest import staging, world
 
-import pytest
-
-from tests.deployments.world import World
-from tests.support import Tenant
-
-
-@pytest.fixture
-def world(tenant: Tenant) -> World:
-    """Two hosts in dev, where the policy itself approves."""
-    world = World(tenant, tenant.dev)
-    world.enroll(2)
-    return world
-
-
-@pytest.fixture
-def staging(tenant: Tenant) -> World:
-    """Two hosts in staging, where one other person has to approve."""
-    world = World(tenant, tenant.staging)
-    world.enroll(2)
-    return world
+__all__ = ["staging", "world"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.recovery.plant import Plant, Postgres, Redis, plant
-from tests.services import Missing
+from tests.services import Missing, without
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def postgres_server() -> Iterator[Postgres]:
     try:
         server = Postgres()
     except Missing as missing:
-        pytest.skip(str(missing))
+        without(missing)
     yield server
     server.close()
 
@@ -26,7 +26,7 @@ def redis_server() -> Iterator[Redis]:
     try:
         server = Redis()
     except Missing as missing:
-        pytest.skip(str(missing))
+        without(missing)
     yield server
     server.stop()
 
