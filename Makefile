@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: up test faults lint bench requirements clean
+.PHONY: up test faults soak mutants lint bench requirements clean
 
 $(VENV)/.production: requirements.txt
 	@test -x $(BIN)/python || $$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
@@ -27,9 +27,19 @@ test: $(VENV)/.development
 faults: $(VENV)/.development
 	@BYTEOR_FAULTS_EVERY=1 $(BIN)/python -m tests.run faults
 
+# What the suite has in a short form, at length: an hour or more.
+soak: $(VENV)/.development
+	@$(BIN)/python -m tests.soak
+
+# Changes one place of a module at a time and looks whether a test fails: hours. `MUTANTS=20` tries 20 places of each module.
+mutants: $(VENV)/.development
+	@$(BIN)/python -m tests.mutants $(ONLY)
+
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/djlint templates --check --quiet
+	$(BIN)/djlint templates --lint --quiet
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m tests.checks

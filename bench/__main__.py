@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "jobs", "road")
+MEASUREMENTS = ("runtime", "heartbeat", "reads", "lists", "deletion", "jobs", "road", "waits", "bodies", "slow_clients")
 
 
 def main() -> None:

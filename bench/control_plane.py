@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import secrets
@@ -21,7 +22,7 @@ from tests.services import postgres
 def control_plane() -> Iterator[str]:
     """Django set up on a fresh, migrated PostgreSQL database, which is dropped at the end; its URL. Once in a process."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(postgres())
+        server = stack.enter_context(postgres(durable=True))
         name = f"byteor_bench_{secrets.token_hex(6)}"
         with psycopg.connect(server, autocommit=True) as raw:
             raw.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
@@ -45,10 +46,10 @@ def control_plane() -> Iterator[str]:
             try:
                 yield url
             finally:
-                from apps.agents.lane import close_lane
+                from apps.agents.heartbeat_cache import close_heartbeat_cache
                 from apps.core import wake
 
-                close_lane()
+                close_heartbeat_cache()
                 wake.close()
                 connections.close_all()
         finally:
@@ -67,6 +68,15 @@ def log_in_a_file() -> Iterator[None]:
     finally:
         os.dup2(screen, 2)
         os.close(screen)
+
+
+def tokens_of(person: Any, count: int = 40) -> Iterator[str]:
+    """Personal tokens of `person`, in turns without end: each has a rate window of its own, which one caller would fill."""
+    from apps.access import services as access
+    from apps.access.principals import person_principal
+
+    actor = person_principal(person)
+    return itertools.cycle([access.create_token(actor=actor, name="bench").text.reveal() for _ in range(count)])
 
 
 class Application:

@@ -1,4 +1,4 @@
-"""The no-op job, registered as a room registers its own."""
+"""The no-op job, registered as an app registers its own."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `bare` is the least that a queue in PostgreSQL can be: LISTEN, an UPDATE of one row by SKIP LOCKED, the work, an UPDATE.
 `bare_sqlite` is the same on a file: an immediate transaction each way, `data_version` looked at every 10 ms.
-`procrastinate` runs as its documentation says: an async task, its own connector and schema, LISTEN/NOTIFY on.
+`procrastinate` runs as its documentation recommends: an async task, its own connector and schema, LISTEN/NOTIFY on.
 """
 
 from __future__ import annotations

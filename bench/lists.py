@@ -12,11 +12,12 @@ import base64
 import datetime as dt
 import json
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 
-from bench.control_plane import Application, control_plane, log_in_a_file
+from bench.control_plane import Application, control_plane, log_in_a_file, tokens_of
 from bench.measure import ratio
 
 FEW, MANY = 1_000, 1_000_000
@@ -48,13 +49,11 @@ def _rows(raw: Any, table: str, template: uuid.UUID, count: int, **columns: str)
 
 
 def _measure(url: str) -> None:
-    from apps.access import services as access
-    from apps.access.principals import person_principal
     from byteor.wsgi import application
     from tests.support import make_tenant
 
     tenant = make_tenant()
-    token = access.create_token(actor=person_principal(tenant.people["vera"]), name="bench").text.reveal()
+    tokens = tokens_of(tenant.people["vera"])
     raw = psycopg.connect(url, autocommit=True)
     for environment, count in ((tenant.dev, FEW), (tenant.staging, MANY)):
         _fill(raw, tenant, environment, count)
@@ -90,7 +89,7 @@ def _measure(url: str) -> None:
             ("created_after, new", f"?limit=5&created_after={_text(new)}", f"?limit=5&created_after={_text(new_at)}"),
         )
         for what, few, many in pages:
-            _compare(app, token, f"{name}, {what}", f"{small}/{name}{few}", f"{large}/{name}{many}")
+            _compare(app, tokens, f"{name}, {what}", f"{small}/{name}{few}", f"{large}/{name}{many}")
     raw.close()
 
 
@@ -105,9 +104,9 @@ def _text(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _compare(app: Application, token: str, name: str, small: str, large: str) -> None:
+def _compare(app: Application, tokens: Iterator[str], name: str, small: str, large: str) -> None:
     def get(path: str) -> bytes:
-        status, body = app.call("GET", path, token=token)
+        status, body = app.call("GET", path, token=next(tokens))
         if status != 200:
             raise SystemExit(f"{path}: {status}")
         return body

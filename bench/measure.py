@@ -1,4 +1,4 @@
-"""How everything here is measured: ours and its floor in turn, in one run, as ratios. Nothing here is a test."""
+"""How everything here is measured: ours and its baseline in turn, in one run, as ratios. Nothing here is a test."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def seconds_each(work: Callable[[], object], times: int, clock: Callable[[], flo
 
 
 def report(name: str, pairs: list[tuple[float, float]], *, wanted: str = "") -> float:
-    """Print and answer the median of ours / floor over `pairs` of (ours, floor) seconds; `wanted` is shown beside it."""
-    ratios = sorted(ours / floor for ours, floor in pairs)
+    """Print and return the median of ours / baseline over `pairs` of (ours, baseline) seconds; `wanted` is printed with it."""
+    ratios = sorted(ours / baseline for ours, baseline in pairs)
     median = statistics.median(ratios)
     micro = statistics.median(ours for ours, _ in pairs) * 1e6
     note = f"   wanted {wanted}" if wanted else ""
@@ -28,14 +28,14 @@ def report(name: str, pairs: list[tuple[float, float]], *, wanted: str = "") -> 
 def ratio(
     name: str,
     ours: Callable[[], object],
-    floor: Callable[[], object],
+    baseline: Callable[[], object],
     times: int,
     rounds: int = 9,
     *,
     wanted: str = "",
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Measure ours and the floor in turn, `rounds` times `times` calls each, and report the ratio of their times."""
-    ours(), floor()
-    pairs = [(seconds_each(ours, times, clock), seconds_each(floor, times, clock)) for _ in range(rounds)]
+    """Measure ours and the baseline in turn, `rounds` times `times` calls each, and report the ratio of their times."""
+    ours(), baseline()
+    pairs = [(seconds_each(ours, times, clock), seconds_each(baseline, times, clock)) for _ in range(rounds)]
     return report(name, pairs, wanted=wanted)

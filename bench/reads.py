@@ -12,7 +12,7 @@ import hashlib
 import uuid
 from typing import Any
 
-from bench.control_plane import Application, bare, control_plane, log_in_a_file
+from bench.control_plane import Application, bare, control_plane, log_in_a_file, tokens_of
 from bench.measure import ratio
 
 STARTPROJECT = [
@@ -76,15 +76,13 @@ def _plain_view(model: Any, fields: list[str]) -> Any:
 def _measure() -> None:
     from django.urls import path
 
-    from apps.access import services as access
-    from apps.access.principals import person_principal
     from apps.agents.models import Agent
     from apps.deployments.models import ConfigBundle, Deployment
     from byteor.wsgi import application
     from tests.support import make_tenant
 
     tenant = make_tenant()
-    token = access.create_token(actor=person_principal(tenant.people["vera"]), name="bench").text.reveal()
+    tokens = tokens_of(tenant.people["vera"])
     environment = tenant.dev
     rows: dict[str, Any] = {
         "agents": Agent.objects.create(environment=environment, name="host", labels={"zone": "a"}),
@@ -120,7 +118,7 @@ def _measure() -> None:
         theirs = f"{tenant.path(environment)}/{name}/{row.pk}"
 
         def get(app: Application, path_: str) -> None:
-            status, body = app.call("GET", path_, token=token)
+            status, body = app.call("GET", path_, token=next(tokens))
             if status != 200 or str(row.pk).encode() not in body:  # noqa: B023  (used before the next one)
                 raise SystemExit(f"{path_}: {status} {body[:300]!r}")
 

@@ -1,11 +1,11 @@
 """From the approving request to `active` with one agent, against the bare sum of the steps on that road measured alone.
 
-The road: `granian` and `manage.py run_worker` as shipped, on a PostgreSQL database of their own; a deployment that waits for its
+The road: `manage.py run_web` and `manage.py run_worker` as shipped, on a PostgreSQL database of their own; a deployment that waits for its
 second person; the clock starts when the approval is sent and stops when the agent's `activated` is answered and the deployment is
 active. The agent is played here over HTTP: it waits in its poll, checks the directive and the bundle with the reference agent's
 own code, and reports `fetched`, `verified`, `activated`; it starts no pipeline.
 
-The floor: the same steps one after the other by one caller, while no worker runs, in the same run: the approval, what the job
+The baseline: the same steps one after the other by one caller, while no worker runs, in the same run: the approval, what the job
 does without the engine around it, the directive asked for without waiting, the bundle, the checks, the three reports. So what the
 road costs more is the engine, the two wake-ups (the worker's and the agent's) and what shares the processors. The first
 round of each block, which finds everything cold, is not counted.
@@ -91,7 +91,7 @@ class Host:
         return found
 
     def follow(self, wait: int, mark: Callable[[str], None]) -> None:
-        """Ask for the directive, at most `wait` seconds, and do what it says; `mark` is told after each step."""
+        """Ask for the directive, at most `wait` seconds, and carry it out; `mark` is called after each step."""
         from apps.runtime.bundle import read_bundle, verify_bundle
 
         asked = f"/api/v1/agents/{self.id}/deployment?wait={wait}&after={self.last_seq}"
@@ -110,11 +110,11 @@ class Host:
         )
         mark("check of the bundle")
         where = f"/api/v1/agents/{self.id}/deployments/{directive.for_deployment_id}/status"
-        said = {"bundle_sha256": checked.sha256, "sequence": checked.sequence}
+        details = {"bundle_sha256": checked.sha256, "sequence": checked.sequence}
         for status in ("fetched", "verified", "activated"):
-            self.line.call("POST", where, {"status": status, **said})
+            self.line.call("POST", where, {"status": status, **details})
         mark("three reports")
-        self.running = {"deployment_id": checked.deployment_id, **said}
+        self.running = {"deployment_id": checked.deployment_id, **details}
 
 
 class Clock:
@@ -142,7 +142,6 @@ def _command(*command: str, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
-            env={**os.environ, "BYTEOR_DIE_WITH_PARENT": "1"},
             stdout=out,
             stderr=out,
             preexec_fn=die_with_parent,
@@ -150,8 +149,8 @@ def _command(*command: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def _running(*command: str, log: Path, ready: str) -> Iterator[None]:
-    """A process of the product, until its `ready` URL says so, and ended on the way out."""
+def _running(*command: str, log: Path, ready: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process of the product, wait until its `ready` URL answers, and end it at the end of the block."""
     process = _command(*command, log=log)
 
     def well() -> bool:
@@ -165,7 +164,7 @@ def _running(*command: str, log: Path, ready: str) -> Iterator[None]:
 
     try:
         until(well, 60)
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -225,7 +224,7 @@ class Road:
         """Each step alone, no worker running: its seconds."""
         from django.db import connection
 
-        from apps.deployments.services.build import NothingToDo, finish_build, make_archive, start_build
+        from apps.deployments.services.builds import NothingToDo, finish_build, make_archive, start_build
 
         deployment_id, path, digest = self.ask()
         watch = Clock()
@@ -238,7 +237,7 @@ class Road:
         watch.mark("build")
         self.host.follow(0, watch.mark)
         self.must_be_active(deployment_id)
-        with connection.cursor() as cursor:  # its job is done; a worker that starts shall not find it
+        with connection.cursor() as cursor:  # its job is done; a worker that starts must not find it
             cursor.execute("DELETE FROM jobs_job WHERE subject_id = %s", [deployment_id])
         return watch.spans()
 
@@ -289,8 +288,6 @@ def _show(title: str, rounds: list[dict[str, float]]) -> None:
 
 
 def _measure() -> None:
-    from apps.console.management.commands.up import web_command
-
     port, worker_port = free_port(), free_port()
     os.environ |= {
         "BYTEOR_CLOUD_API_BIND_ADDR": f"127.0.0.1:{port}",
@@ -300,15 +297,16 @@ def _measure() -> None:
     pairs: list[tuple[float, float]] = []
     alone: list[dict[str, float]] = []
     walked: list[dict[str, float]] = []
-    with _running(*web_command("127.0.0.1", port), log=logs / "web.log", ready=f"http://127.0.0.1:{port}/healthz"):
+    ready = f"http://127.0.0.1:{port}/healthz"
+    with _running("manage.py", "run_web", log=logs / "web.log", ready=ready):
         road = Road(port)
         for _ in range(BLOCKS):
-            floor = [road.bare() for _ in range(ROUNDS + 1)][1:]
+            baseline = [road.bare() for _ in range(ROUNDS + 1)][1:]
             ready = f"http://127.0.0.1:{worker_port}/readyz"
             with _running("manage.py", "run_worker", log=logs / "worker.log", ready=ready):
                 whole = [road.whole() for _ in range(ROUNDS + 1)][1:]
-            pairs += [(mine[0], sum(theirs.values())) for mine, theirs in zip(whole, floor, strict=True)]
-            alone += floor
+            pairs += [(mine[0], sum(theirs.values())) for mine, theirs in zip(whole, baseline, strict=True)]
+            alone += baseline
             walked += [steps for _, steps in whole]
     report("approving request to active / the bare sum of its steps", pairs)
     _show("the road, each step from the end of the one before it (the approval's answer: from the start)", walked)

@@ -1,9 +1,9 @@
 """The spec compiler against `json.loads` and a jsonschema check of the same content; the interpreter against the same ops in a bare
 loop, and against the same work written by hand for this very record over the fastest `json` of the standard library.
 
-The floor of the compiler checks what a schema can say of the same content, and no more: types, names, enumerations, ranges,
+The baseline of the compiler checks what a schema can state of the same content, and no more: types, names, enumerations, ranges,
 lengths, unknown keys, what each kind of role takes. It does not see what the compiler checks besides (every name that names
-something, ends of lanes, cycles, ways through), tells one problem where the compiler tells all with their lines, and makes neither
+something, ends of lanes, cycles, ways through), reports one problem where the compiler reports all with their lines, and makes neither
 canonical text, nor hash, nor plan. Nothing here waits, so processor time
 is measured. Both sides get their text as the bytes that a request carries.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import jsonschema
 
 from apps.runtime.interpreter import Interpreter
-from apps.runtime.ops import Op, Slot, build_step
+from apps.runtime.ops import KINDS, Op, Slot, build_step
 from apps.runtime.spec import Plan, compile_spec
 from bench.measure import ratio, seconds_each
 
@@ -36,7 +36,9 @@ _FIELD = {"type": "string", "pattern": r"^[A-Za-z_][A-Za-z0-9_-]{0,62}(\.[A-Za-z
 _OP = {
     "type": "string",
     "maxLength": 4096,
-    "pattern": r"^(identity|dataguard_(check|redact|fused)|http_post:https?://[!-~]{1,2048}|exec:[!-~][ -~]*)$",
+    "pattern": "^("
+    + "|".join(f"{kind.name}:{kind.argument.pattern}" if kind.argument else kind.name for kind in KINDS.values())
+    + ")$",
 }
 
 
@@ -190,7 +192,7 @@ def wide_graph(roles: int) -> str:
 
 
 def compare_compile(name: str, text: str, schema: Mapping[str, object], times: int) -> None:
-    """Measure the compiler against its floor on one spec."""
+    """Measure the compiler against its baseline on one spec."""
     done = compile_spec(text)
     if not done.ok:
         raise SystemExit(f"{name} does not compile: {done.diagnostics[:3]}")
@@ -242,20 +244,20 @@ def compare_run(
 ) -> None:
     """Measure the interpreter over one record: against its own ops in a bare loop, and against the work written by hand."""
     interpreter = Interpreter(plan, settings)
-    steps = [build_step(Op(stage.op), settings.get(stage.id, {}), None)[0] for stage in plan.stages]
+    steps = [build_step(Op(stage.op, stage.argument), settings.get(stage.id, {}), None)[0] for stage in plan.stages]
     known = [step for step in steps if step is not None]
 
     def ops() -> bytes:
         slot = Slot(RECORD)
         for step in known:
-            step(slot)
+            step.run(slot)
         return slot.data()
 
     if not interpreter.process(RECORD).emitted == bare() == ops():
-        raise SystemExit(f"{name}: the floor does not do the same")
-    for floor, work in (("the same ops in a loop", ops), ("by hand", bare)):
+        raise SystemExit(f"{name}: the baseline does not do the same")
+    for baseline, work in (("the same ops in a loop", ops), ("by hand", bare)):
         ratio(
-            f"{name} / {floor}",
+            f"{name} / {baseline}",
             lambda: interpreter.process(RECORD),
             work,
             2000,
@@ -317,7 +319,7 @@ def main() -> None:
         return [RECORD, _encode(redacted(row)).encode(), RECORD if checked(json.loads(RECORD)) else b""]
 
     if [emission.record for emission in runner.process(RECORD, "shop").emissions] != three_copies():
-        raise SystemExit("fan-out: the floor does not do the same")
+        raise SystemExit("fan-out: the baseline does not do the same")
     ratio(
         "a graph of three copies and a merge / by hand",
         lambda: runner.process(RECORD, "shop"),

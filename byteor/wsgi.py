@@ -1,19 +1,20 @@
-"""The WSGI application."""
+"""Django's WSGI application behind the trusted proxies. `byteor.asgi` is the served application."""
 
 import os
 
-from django.core.wsgi import get_wsgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "byteor.settings")
-if os.environ.get("BYTEOR_DIE_WITH_PARENT"):
-    # set by `manage.py up`: the server's own worker processes end with the server, however that ends
-    from apps.core.processes import die_with_parent
+django.setup(set_prefix=False)
 
-    die_with_parent()
-application = get_wsgi_application()
+from django.conf import settings  # noqa: E402  (needs the settings named)
 
-from apps.agents.lane import open_lane  # noqa: E402  (needs the applications loaded)
-from apps.agents.shutdown import end_waits_at_shutdown  # noqa: E402  (needs the applications loaded)
+from apps.agents.heartbeat_cache import open_heartbeat_cache  # noqa: E402  (needs the applications loaded)
+from apps.core.db import bound_statements  # noqa: E402  (keeps the imports together)
+from byteor.server.proxies import behind_proxies  # noqa: E402  (keeps the imports together)
+from byteor.server.requests import Handler  # noqa: E402  (keeps the imports together)
 
-end_waits_at_shutdown()
-open_lane()
+application = behind_proxies(Handler(), settings.BYTEOR_TRUSTED_PROXIES)
+
+bound_statements()
+open_heartbeat_cache()

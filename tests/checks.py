@@ -1,4 +1,4 @@
-"""`make lint`'s last step: Django's own checks, in every profile, and that no migration is missing."""
+"""`make lint`'s last step: Django's checks in every profile, missing migrations, and the project's vocabulary."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 
+from tests import vocabulary
+
 KEY = "kek-1:" + base64.b64encode(bytes(range(32))).decode()
 HOSTED = {
     "BYTEOR_CLOUD_SECRET_KEY": "not-a-secret-only-for-the-check-" + "0123456789abcdefghijklmnopqrstuvwxyz" * 2,
@@ -15,6 +17,7 @@ HOSTED = {
     "BYTEOR_CLOUD_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
     "BYTEOR_CLOUD_REDIS_URL": "redis://127.0.0.1:1/0",
     "BYTEOR_CLOUD_STORAGE_URL": "s3://bundles/prefix",
+    "BYTEOR_CLOUD_TRUSTED_PROXIES": "10.0.0.0/8",
 }
 
 
@@ -32,6 +35,8 @@ def main() -> int:
         for profile in ("development", "staging", "production"):
             environment = {**HOSTED, "BYTEOR_CLOUD_PROFILE": profile}
             failed |= _manage(data, environment, "check", "--deploy", "--fail-level", "WARNING")
+    print("vocabulary", flush=True)
+    failed |= vocabulary.main()
     return 1 if failed else 0
 
 

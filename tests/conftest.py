@@ -7,13 +7,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import time_machine
+from django.apps import apps
 from django.conf import settings
-from django.db import connections
+from django.contrib.contenttypes.models import ContentType
+from django.core.cache import caches
+from django.core.signals import setting_changed
+from django.db import connections, transaction
+from django.test.client import ClientHandler
 
 from apps.access.models import User
-from apps.core import wake
+from apps.agents.heartbeat_cache import flush
+from apps.core import clock, wake
 from apps.core.triggers import AppendOnly
-from tests.support import Caller, Tenant, caller_for, make_tenant, trigger_operations
+from apps.limits import overrides
+from tests.answers import answers_are_as_declared
+from tests.copies import tenants
+from tests.support import Caller, Tenant, caller_for, trigger_operations
+
+__all__ = ["answers_are_as_declared"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,26 +42,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _flush_past_append_only() -> Iterator[None]:
-    """A flush deletes every row, which append-only tables refuse: their triggers stand aside for that one command."""
+def _flush_what_is_filled() -> Iterator[None]:
+    """After a test without a transaction, delete rows from the tables that have any.
+
+    Django's own flush truncates every table, which on PostgreSQL takes longer than most of these tests, and makes content
+    types and permissions anew, which nothing here reads. Append-only tables refuse a DELETE: their triggers are dropped meanwhile.
+    """
     from django.core.management.commands import flush
 
     original = flush.Command.handle
+    triggers = trigger_operations(AppendOnly)
 
-    def handle(self: flush.Command, **options: object) -> None:
-        connection = connections[str(options["database"])]
-        operations = trigger_operations(AppendOnly)
-        with connection.cursor() as cursor:
-            for op in operations:
-                for statement in op.drop(connection.vendor):
-                    cursor.execute(statement)
-        try:
-            original(self, **options)
-        finally:
-            with connection.cursor() as cursor:
-                for op in operations:
-                    for statement in op.create(connection.vendor):
-                        cursor.execute(statement)
+    def handle(self: flush.Command, *, database: str, **options: object) -> None:
+        here = connections[database]
+        tables = {model._meta.db_table for model in apps.get_models(include_auto_created=True) if model._meta.managed}
+        filled = " UNION ALL ".join(
+            f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {table})" for table in sorted(tables)
+        )
+        with transaction.atomic(using=database), here.cursor() as cursor:
+            cursor.execute(filled)
+            names = [name for (name,) in cursor.fetchall()]
+            dropped = [op for op in triggers if op.table in names]
+            for statement in (s for op in dropped for s in op.drop(here.vendor)):
+                cursor.execute(statement)
+            for name in names:
+                cursor.execute(f"DELETE FROM {name}")
+            for statement in (s for op in dropped for s in op.create(here.vendor)):
+                cursor.execute(statement)
+        ContentType.objects.clear_cache()
 
     flush.Command.handle = handle  # type: ignore[method-assign]
     yield
@@ -58,9 +78,51 @@ def _flush_past_append_only() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _listener_ends_before_the_database(django_db_setup: None) -> Iterator[None]:
-    """The wake listener's own connection would keep the test database from being dropped."""
+    """The own connections of the listener and of the thread that writes heartbeats would keep the test database from being
+    dropped."""
     yield
+    flush._flusher.pending.clear()  # of tests whose rows are gone
+    flush.end()
     wake.close()
+
+
+MIDDLEWARE = ("_view_middleware", "_template_response_middleware", "_exception_middleware", "_middleware_chain")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _clients_share_their_middleware() -> Iterator[None]:
+    """Django loads the middleware anew for each test client, which takes ten times as long as a request: once is enough, until
+    a test changes a setting."""
+    original = ClientHandler.load_middleware
+    loaded: dict[str, Any] = {}
+
+    def load_middleware(self: ClientHandler, is_async: bool = False) -> None:
+        if not loaded:
+            original(self, is_async)
+            loaded.update({name: getattr(self, name) for name in MIDDLEWARE})
+        vars(self).update(loaded)
+
+    def forget(setting: str, **_: object) -> None:
+        if setting != "PASSWORD_HASHERS":  # set for each test, below
+            loaded.clear()
+
+    ClientHandler.load_middleware = load_middleware  # type: ignore[method-assign]
+    setting_changed.connect(forget)
+    yield
+    setting_changed.disconnect(forget)
+    ClientHandler.load_middleware = original  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def _content_types_are_looked_up_anew() -> None:
+    """What the test before created was rolled back: an id that is remembered of it names no row any more."""
+    ContentType.objects.clear_cache()
+
+
+@pytest.fixture(autouse=True)
+def _rate_overrides_are_read_after_a_test_forgets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at a moment that the test before decides: others would count a query more now and then."""
+    monkeypatch.setattr(overrides, "_known", overrides.nothing_set(until=float("inf")))
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +131,17 @@ def _cheap_passwords(settings: Any) -> None:
 
 
 @pytest.fixture
-def tenant(request: pytest.FixtureRequest) -> Tenant:
-    """Acme and its neighbour; uses `transactional_db` when the test asked for it, else `db`."""
-    request.getfixturevalue("transactional_db" if "transactional_db" in request.fixturenames else "db")
-    return make_tenant()
+def one_window() -> Iterator[None]:
+    """Nothing is counted yet, and the clock stands still: a real one might pass from one window into the next within a test."""
+    caches["limits"].clear()
+    with time_machine.travel(clock.now(), tick=False):
+        yield
+
+
+@pytest.fixture
+def tenant(db: None) -> Tenant:
+    """Acme and its neighbour. Also for tests with `transactional_db`, of which `db` is then another name."""
+    return tenants.make()
 
 
 @pytest.fixture

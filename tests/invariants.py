@@ -1,12 +1,12 @@
 """What must hold of the stored state at any moment, whatever people, workers, agents and clocks did before.
 
-`check()` reads the whole database once and raises with every broken rule. With `at_rest` it also says what must hold once
-nobody does anything any more: no lease, no lock, no open transaction, nothing that waits for a job that is not there.
+`check()` reads the whole database once and raises with every broken rule. With `at_rest` it also checks what must hold once
+all work has ended: no lease, no lock, no open transaction, nothing that waits for a job that is not there.
 Other tests call it after they raced, killed or walked; `python -m tests.invariants [--at-rest]` does the same on the
 database of the environment's settings, a line for each broken rule, exit code 1.
 
 The order of what happened is that of the organization's audit chain: one writer at a time holds its head, so it is the
-same for everybody, whatever their clocks say.
+same on every machine, whatever its clock shows.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from apps.core import clock
 from apps.core.fsm import legal_moves
 from apps.deployments.desired import desired_of
 from apps.deployments.models import HOLDS_TARGETS, IN_FLIGHT, Deployment, DeploymentEvent, PhaseEvent, Target
-from apps.deployments.selectors import walk
-from apps.deployments.services.queue import BUILD_JOB
+from apps.deployments.selectors import assignment_history
+from apps.deployments.services.build_queue import BUILD_JOB
 from apps.jobs.models import Job, JobAttempt
 from apps.runtime import trust
 from apps.signing.services import trusted_keys
@@ -55,7 +55,7 @@ FLYING = {str(status) for status in IN_FLIGHT}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One move of a deployment or an approval, as the audit chain tells it."""
+    """One move of a deployment or an approval, as the audit chain has it."""
 
     kind: str
     id: uuid.UUID
@@ -126,31 +126,31 @@ def _chain(moves: list[tuple[str, str]], now: str, legal: Any, start: str) -> It
 def every_state_of_a_deployment_is_in_its_events_in_order(world: Snapshot) -> Iterator[str]:
     """From `pending_approval` to what it is now, by legal moves, without a gap: in its events and in the audit chain."""
     legal = legal_moves(Deployment)
-    told = defaultdict(list)
+    audited = defaultdict(list)
     for step in world.steps:
         if step.kind == "deployment":
-            told[step.id].append((step.from_, step.to))
+            audited[step.id].append((step.from_, step.to))
     for pk, deployment in world.deployments.items():
         moves = [(e.from_status, e.to_status) for e in world.events[pk]]
         for problem in _chain(moves, str(deployment.status), legal, "pending_approval"):
             yield f"deployment {pk} {problem}"
-        if told[pk] != moves:
-            yield f"deployment {pk} has events {moves}, and in the audit {told[pk]}"
+        if audited[pk] != moves:
+            yield f"deployment {pk} has events {moves}, and in the audit {audited[pk]}"
 
 
 def every_state_of_an_approval_is_in_its_events_in_order(world: Snapshot) -> Iterator[str]:
     """The same for approvals."""
     legal = legal_moves(Approval)
-    told = defaultdict(list)
+    audited = defaultdict(list)
     for step in world.steps:
         if step.kind == "approval":
-            told[step.id].append((step.from_, step.to))
+            audited[step.id].append((step.from_, step.to))
     for pk, approval in world.approvals.items():
         moves = [(e.from_status, e.to_status) for e in world.approval_events[pk]]
         for problem in _chain(moves, str(approval.status), legal, "pending"):
             yield f"approval {pk} {problem}"
-        if told[pk] != moves:
-            yield f"approval {pk} has events {moves}, and in the audit {told[pk]}"
+        if audited[pk] != moves:
+            yield f"approval {pk} has events {moves}, and in the audit {audited[pk]}"
 
 
 def every_state_of_a_job_is_in_its_rows_in_order(world: Snapshot) -> Iterator[str]:
@@ -265,7 +265,7 @@ def nothing_is_built_without_a_live_approval_for_exactly_that(world: Snapshot) -
 
 
 def an_approval_and_its_deployment_agree(world: Snapshot) -> Iterator[str]:
-    """A pending approval keeps its deployment waiting; one that ended without a grant denied it; one taken back undoes it."""
+    """A pending approval keeps its deployment waiting; one that ended without a grant denied it; a revoked one undoes it."""
     fits = {
         "pending": {"pending_approval"},
         "approved": set(legal_moves(Deployment)) - {"pending_approval", "denied"},
@@ -302,7 +302,7 @@ def one_deployment_at_a_time_changes_a_target(world: Snapshot) -> Iterator[str]:
 
 
 def the_cap_held_at_every_request(world: Snapshot) -> Iterator[str]:
-    """When a deployment was let in, no more than the environment's cap were in flight, it included."""
+    """When a deployment was requested, no more than the environment's cap were in flight, it included."""
     caps = {pk: e.max_in_flight_deployments for pk, e in world.environments.items()}
     for details in AuditEvent.objects.filter(action="environment.updated").values_list("target", "details"):
         pk = uuid.UUID(details[0].partition(":")[2])
@@ -338,8 +338,8 @@ def sequences_only_grow(world: Snapshot) -> Iterator[str]:
             yield f"deployment {pk} has targets of another sequence"
 
 
-def nobody_waits_for_a_build_that_will_not_come(world: Snapshot) -> Iterator[str]:
-    """One job builds what is to be built; what is approved and has none waits for a target that somebody has."""
+def every_awaited_build_has_a_job(world: Snapshot) -> Iterator[str]:
+    """One job builds what is to be built; what is approved and has none waits for a target that another deployment holds."""
     for here in world.environments:
         rows = [d for d in world.deployments.values() if d.environment_id == here]
         taken = {a for d in rows if d.status in HOLDING for a in world.agents_of(d)}
@@ -366,15 +366,15 @@ def what_runs_was_built_and_kept(world: Snapshot) -> Iterator[str]:
         if deployment.bundle_sha256 and (deployment.environment_id, deployment.bundle_sha256) not in kept:
             yield f"deployment {pk} names a bundle that is not kept"
         if deployment.status in ("active", "rolled_back"):
-            told = [t for t in world.targets[pk] if t.sequence is not None or deployment.status == "active"]
-            waiting = [t for t in told if t.settled_at is None and t.agent_gone_at is None]
+            audited = [t for t in world.targets[pk] if t.sequence is not None or deployment.status == "active"]
+            waiting = [t for t in audited if t.settled_at is None and t.agent_gone_at is None]
             if waiting:
                 yield f"deployment {pk} is {deployment.status} and still waits for {len(waiting)} targets"
 
 
 def phases_come_one_after_the_other(world: Snapshot) -> Iterator[str]:
     """A phase starts when the one before it passed, bakes at most once and as long as asked, and only while it is deploying
-    under an approval that stands; nobody of a phase that did not start was ever told anything."""
+    under a valid approval; no agent of a phase that did not start ever got a directive."""
     for pk, deployment in world.deployments.items():
         marks = [(e.phase, e.mark) for e in world.phase_events[pk]]
         expected = [
@@ -395,8 +395,10 @@ def phases_come_one_after_the_other(world: Snapshot) -> Iterator[str]:
                 yield f"phase {number} of deployment {pk} baked from {began} to {passed}, not {phase.bake_seconds} s"
         reached = -1 if deployment.phase is None else deployment.phase
         for target in world.targets[pk]:
-            told = (target.sequence, target.phase_started_at, target.handed_out_at, target.rollback_at) != (None,) * 4
-            if target.phase > reached and (told or target.status not in ("pending", "failed")):
+            audited = (target.sequence, target.phase_started_at, target.handed_out_at, target.rollback_at) != (
+                None,
+            ) * 4
+            if target.phase > reached and (audited or target.status not in ("pending", "failed")):
                 yield f"target {target.pk} of phase {target.phase} is {target.status}, and its phase did not start"
     yield from _phases_began_only_while_it_was_deploying(world)
 
@@ -417,10 +419,10 @@ def _phases_began_only_while_it_was_deploying(world: Snapshot) -> Iterator[str]:
             yield f"{target} was {status.get(target)}, its approval {granted}, at {action} {details['phase']}"
 
 
-def agents_are_told_only_what_was_handed_out(world: Snapshot) -> Iterator[str]:
-    """What an agent shall run was built, is not taken back, and was assigned to this agent."""
+def directives_name_only_what_was_assigned(world: Snapshot) -> Iterator[str]:
+    """What an agent should run was built, was not rolled back, and was assigned to this agent."""
     for agent_id in {t.agent_id for rows in world.targets.values() for t in rows}:
-        desired = desired_of(walk(agent_id))
+        desired = desired_of(assignment_history(agent_id))
         if desired.deployment_id is None:
             continue
         deployment = world.deployments.get(desired.deployment_id)
@@ -431,7 +433,7 @@ def agents_are_told_only_what_was_handed_out(world: Snapshot) -> Iterator[str]:
 
 
 def the_current_deployment_is_the_newest_that_holds(world: Snapshot) -> Iterator[str]:
-    """`current_deployment_id` is the active deployment of the highest sequence that nobody superseded."""
+    """`current_deployment_id` is the active deployment of the highest sequence that is not superseded."""
     for here, environment in world.environments.items():
         active = [
             d
@@ -462,17 +464,17 @@ INVARIANTS: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     one_deployment_at_a_time_changes_a_target,
     the_cap_held_at_every_request,
     sequences_only_grow,
-    nobody_waits_for_a_build_that_will_not_come,
+    every_awaited_build_has_a_job,
     what_runs_was_built_and_kept,
     phases_come_one_after_the_other,
-    agents_are_told_only_what_was_handed_out,
+    directives_name_only_what_was_assigned,
     the_current_deployment_is_the_newest_that_holds,
     every_audit_chain_verifies,
 )
 
 
 def nothing_is_held(world: Snapshot) -> Iterator[str]:
-    """Nobody is at work, so no job is leased, half done or due, and no other connection holds a lock or a transaction."""
+    """All work has ended, so no job is leased, half done or due, and no other connection holds a lock or a transaction."""
     for job in Job.objects.exclude(lease_token__isnull=True, attempt_running=False):
         yield f"job {job.pk} ({job.type}) is {job.status} and still leased"
     for job in Job.objects.filter(status__in=LIVE_JOB, run_at__lte=clock.now(), lease_token__isnull=True):

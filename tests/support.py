@@ -16,6 +16,7 @@ from apps.access import services as access
 from apps.access.models import Membership, MemberStatus, User
 from apps.access.principals import Principal, person_principal
 from apps.access.roles import Role
+from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
 from apps.core.triggers import TriggerOperation
 from apps.tenancy import services as tenancy
@@ -60,7 +61,8 @@ class Caller:
 
 
 def make_person(name: str, **fields: Any) -> User:
-    """A person with the common test password."""
+    """A person with the common test password, whose address is proved."""
+    fields.setdefault("address_proved_at", clock.now())
     return User.objects.create_user(f"{name}@example.com", PASSWORD, name=name.capitalize(), **fields)
 
 
@@ -124,6 +126,11 @@ def make_tenant() -> Tenant:
     }
     foreign = tenancy.create_environment(actor=SYSTEM_ACTOR, project=theirs, name="dev", posture="dev")
     return Tenant(acme, orders, make["dev"], make["staging"], make["prod"], elsewhere, theirs, foreign, people)
+
+
+def attempts_of(rate: str) -> int:
+    """The number of attempts in one window of a rate such as "60/m"."""
+    return int(rate.partition("/")[0])
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:

@@ -1,225 +1,52 @@
-"""The base of every screen in the admin: denies by default, shows what the roles give, writes through services only."""
+"""Admin pages of people, tokens and members. Access is denied by default, and every write calls a service."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
-from django.db.models import JSONField, Model, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
-from apps.access.authentication import principal_of
-from apps.access.models import Membership, PersonalToken, User
-from apps.access.policy import can, require
+from apps.access.models import Membership, MemberStatus, PersonalToken, User
+from apps.access.policy import require
 from apps.access.principals import Principal
 from apps.access.roles import Permission
 from apps.access.selectors import (
-    environments_visible_to,
-    organizations_visible_to,
-    projects_visible_to,
+    may_on_some_organization,
+    may_on_some_project,
+    organizations_where,
+    projects_where,
 )
-from apps.access.services import change_account_state, change_role, invite, remove_member
-from apps.audit import services as audit
-from apps.core.errors import NotFound, ServiceError
-from apps.tenancy.models import Environment, Organization, Project
+from apps.access.services import change_account_state, change_role, invite, prove_address, remove_member
+from apps.console.base.forms import RevisedForm, ServiceForm
+from apps.console.base.model_admin import ScopedModelAdmin
+from apps.console.base.principal import principal_of
+from apps.console.base.ui import UNCHANGED, status_badge
+from apps.tenancy.models import Organization
 from apps.tenancy.scope import Scope
-from apps.tenancy.selectors import scope_of
-
-__all__ = ["NodeAdmin", "ScopedModelAdmin", "pill", "pretty", "principal_of", "tell"]
 
 
-def tell(request: HttpRequest, error: ServiceError) -> None:
-    """Show a refused write on the next page: the sentence, each field's problem, and the code."""
-    parts = [error.detail, *(f"{e.pointer}: {e.detail}" for e in error.errors)]
-    if blockers := error.extra.get("blockers"):
-        parts += [str(b) for b in blockers] if isinstance(blockers, list) else []
-    messages.error(request, " ".join(parts), extra_tags=f"code-{error.code}")
+class PersonForm(ServiceForm):
+    """The fields of an account that platform staff can change."""
 
+    address_proved = forms.BooleanField(
+        required=False,
+        help_text="Ticking it confirms that the account belongs to the reader of mail at its address. Password, sessions and tokens "
+        "of the account end, and its memberships become invitations again. It can't be undone.",
+    )
 
-def pretty(value: object) -> SafeString:
-    """JSON laid out for reading."""
-    return format_html('<pre class="json">{}</pre>', json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
+    class Meta:
+        model = User
+        fields = ("is_active",)
 
-
-def pill(text: str) -> SafeString:
-    """A status as a coloured pill."""
-    return format_html('<span class="pill pill-{}">{}</span>', text.replace("_", "-"), text.replace("_", " "))
-
-
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-else:
-    _ModelAdmin = admin.ModelAdmin
-
-
-class ScopedModelAdmin(_ModelAdmin):
-    """Read-only unless a subclass says otherwise; rows, autocomplete, history and delete preview show only what the person may see.
-
-    What they may not see is the same 404 as what never was. Platform staff's looks into tenants are put on record.
-    """
-
-    actions = None
-    list_per_page = 50
-    show_full_result_count = False
-    environment_path = "environment"
-    view_on_site = False
-
-    def visible(self, rows: QuerySet[Any], principal: Principal) -> QuerySet[Any]:
-        """The rows of this model that `principal` may see."""
-        return rows.filter(**{f"{self.environment_path}__in": environments_visible_to(principal).values("pk")})
-
-    def place_of(self, row: Any) -> Scope:
-        """Where in the tree a row hangs."""
-        node: Any = row
-        for name in self.environment_path.split("__"):
-            node = getattr(node, name)
-        return scope_of(node)
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return self.visible(super().get_queryset(request), principal_of(request))
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.admin_site.has_permission(request)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.admin_site.has_permission(request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def allows(self, request: HttpRequest, permission: Permission, scope: Scope) -> bool:
-        """Whether the person has `permission` at `scope`, by role."""
-        return bool(can(principal_of(request), permission, scope))
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        if self.fields:
-            return list(self.fields)
-        hidden = set(self.exclude or ())
-        names = []
-        for field in self.model._meta.concrete_fields:
-            if field.name not in hidden:
-                names.append(f"{field.name}_shown" if isinstance(field, JSONField) else field.name)
-        return names
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        if self.has_change_permission(request, obj) or (obj is None and self.has_add_permission(request)):
-            return list(super().get_readonly_fields(request, obj))
-        return self.get_fields(request, obj)
-
-    def __getattr__(self, name: str) -> Any:
-        # `<field>_shown` is a JSON field laid out for reading
-        if name.endswith("_shown") and not name.startswith("_"):
-            field = name.removesuffix("_shown")
-
-            def shown(row: Model) -> SafeString:
-                return pretty(getattr(row, field))
-
-            shown.short_description = field.replace("_", " ")  # type: ignore[attr-defined]
-            return shown
-        raise AttributeError(name)
-
-    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: Any) -> HttpResponse:
-        raise Http404
-
-    def object_or_404(self, request: HttpRequest, object_id: str) -> Any:
-        """The row if the person may see it; a look by platform staff into a tenant is put on record."""
-        row = self.get_object(request, object_id)
-        if row is None:
-            raise Http404
-        self._note_staff_view(request, row)
-        return row
-
-    def _note_staff_view(self, request: HttpRequest, row: Any) -> None:
-        who = principal_of(request)
-        if not who.is_superuser or request.method != "GET":
-            return
-        try:
-            scope = self.place_of(row)
-        except (AttributeError, TypeError):
-            return
-        if not can(who, Permission.GLANCE_ORG, Scope(scope.organization)):
-            audit.record(
-                organization_id=scope.organization_id,
-                action="staff.viewed",
-                actor=who.ref,
-                target=f"{self.model._meta.model_name}:{row.pk}",
-                scope=scope.as_dict(),
-            )
-
-    def changeform_view(
-        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
-    ) -> Any:
-        if object_id is not None:
-            self.object_or_404(request, object_id)
-        try:
-            return super().changeform_view(request, object_id, form_url, extra_context)
-        except ServiceError as error:
-            tell(request, error)
-            return HttpResponseRedirect(request.path)
-
-    def changelist_url(self) -> str:
-        """Where this model is listed."""
-        opts = self.model._meta
-        return reverse(f"admin:{opts.app_label}_{opts.model_name}_changelist")
-
-    # --- deleting: one page, through the service ---
-
-    def delete_through(self, request: HttpRequest, row: Any, force: bool) -> None:
-        """Delete `row` by its room's service. A subclass that allows deleting says how."""
-        raise NotImplementedError
-
-    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
-        row = self.object_or_404(request, object_id)
-        if not self.has_delete_permission(request, row):
-            return TemplateResponse(
-                request,
-                "error.html",
-                {
-                    **self.admin_site.each_context(request),
-                    "title": "Forbidden",
-                    "detail": "Your role does not allow this.",
-                },
-                status=403,
-            )
-        status = 200
-        if request.method == "POST":
-            try:
-                self.delete_through(request, row, request.POST.get("force") == "true")
-            except ServiceError as error:
-                tell(request, error)
-                status = error.status
-            else:
-                messages.success(request, f"{row} is deleted.")
-                return HttpResponseRedirect(self.changelist_url())
-        context = {
-            **self.admin_site.each_context(request),
-            "title": f"Delete {row}",
-            "object": row,
-            "opts": self.model._meta,
-            "back": self.changelist_url(),
-        }
-        return TemplateResponse(request, "admin/delete_through.html", context, status=status)
-
-    def run(self, request: HttpRequest, write: Callable[[], Any], done: str) -> None:
-        """Do one write and say how it went."""
-        try:
-            write()
-        except ServiceError as error:
-            tell(request, error)
-        else:
-            messages.success(request, done)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.address_proved_at is not None:
+            self.fields["address_proved"].initial = True
+            self.fields["address_proved"].disabled = True
 
 
 @admin.register(User)
@@ -228,7 +55,11 @@ class PersonAdmin(ScopedModelAdmin):
 
     list_display = ("email", "name", "is_active", "is_superuser", "last_login")
     search_fields = ("email", "name")
-    fields = ("email", "name", "is_active", "is_superuser", "last_login", "created_at")
+    fields = ("email", "name", "is_active", "is_superuser", "address_proved", "last_login", "created_at")
+    form = PersonForm
+    list_filter = ("is_active", "is_superuser")
+    list_select_related = ()
+    audit_kind = "person"
 
     def visible(self, rows: QuerySet[Any], principal: Principal) -> QuerySet[Any]:
         return rows if principal.is_superuser else rows.none()
@@ -243,48 +74,72 @@ class PersonAdmin(ScopedModelAdmin):
         return ["email", "name", "is_superuser", "last_login", "created_at"]
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Only activation is changed here, and by the service."""
-        change_account_state(actor=principal_of(request), user_id=obj.pk, active=bool(form.cleaned_data["is_active"]))
+        """Change activation and the confirmation of the address, through the services."""
+        who = principal_of(request)
+        change_account_state(actor=who, user_id=obj.pk, active=bool(form.cleaned_data["is_active"]))
+        if form.cleaned_data["address_proved"]:
+            prove_address(actor=who, user_id=obj.pk)
 
 
 @admin.register(PersonalToken)
 class PersonalTokenAdmin(ScopedModelAdmin):
-    """My own personal tokens; never their text."""
+    """The user's own personal tokens, without their text."""
 
     list_display = ("name", "public_id", "expires_at", "last_used_at", "revoked_at")
     fields = ("name", "public_id", "created_at", "expires_at", "last_used_at", "revoked_at")
+    list_select_related = ()
+    audit_kind = "token"
 
     def visible(self, rows: QuerySet[Any], principal: Principal) -> QuerySet[Any]:
         return rows.filter(user_id=principal.id)
+
+
+class _MemberForm(RevisedForm):
+    """Form to invite a person or to change a role."""
+
+    may_invite_to: frozenset[Any] = frozenset()
+    """The organizations whose members the user may manage."""
+
+    def clean(self) -> dict[str, Any] | None:
+        data = super().clean() or {}
+        organization, project = data.get("organization"), data.get("project")
+        if not self.instance._state.adding or organization is None:
+            return data
+        if project is None and organization.pk not in self.may_invite_to:
+            self.add_error(
+                "project", "Choose a project: you can invite into your projects, not into the whole organization."
+            )
+        elif project is not None and project.organization_id != organization.pk:
+            self.add_error("project", f"This project does not belong to {organization.name}.")
+        return data
 
 
 @admin.register(Membership)
 class MembershipAdmin(ScopedModelAdmin):
     """Members of organizations and projects."""
 
-    list_display = ("email", "role", "status", "organization", "project")
+    form = _MemberForm
+    list_display = ("email", "person", "role", "status_as_badge", "organization", "project")
     list_filter = ("role", "status")
-    search_fields = ("email",)
-    list_select_related = ("organization", "project")
-    fields = ("organization", "project", "email", "role", "status")
+    search_fields = ("email", "user__name")
+    list_select_related = ("organization", "project", "user")
+    audit_kind = "member"
 
-    def visible(self, rows: QuerySet[Any], principal: Principal) -> QuerySet[Any]:
-        from django.db.models import Q
+    @admin.display(description="name", ordering="user__name")
+    def person(self, row: Membership) -> str:
+        """The name of the user, after they accepted."""
+        return row.user.name if row.user is not None else "–"
 
-        from apps.access.selectors import active_memberships
+    @admin.display(description="status", ordering="status")
+    def status_as_badge(self, row: Membership) -> str:
+        """The status as a badge."""
+        return status_badge(str(row.status))
 
-        if principal.is_superuser:
-            return rows.filter(organization__deleted_at__isnull=True)
-        assert principal.id is not None
-        whole = active_memberships(principal.id).filter(project__isnull=True).values("organization_id")
-        mine = projects_visible_to(principal).values("pk")
-        return rows.filter(Q(project__isnull=True, organization__in=whole) | Q(project__in=mine))
-
-    def place_of(self, row: Any) -> Scope:
+    def scope_for_row(self, row: Any) -> Scope:
         return Scope(row.organization, row.project)
 
     def _manages(self, request: HttpRequest, row: Any) -> bool:
-        scope = self.place_of(row)
+        scope = self.scope_for_row(row)
         needed = Permission.MANAGE_PROJECT if scope.project else Permission.MANAGE_ORG_MEMBERSHIPS
         return self.allows(request, needed, scope)
 
@@ -292,8 +147,8 @@ class MembershipAdmin(ScopedModelAdmin):
         if not self.admin_site.has_permission(request):
             return False
         who = principal_of(request)
-        return any(can(who, Permission.MANAGE_ORG_MEMBERSHIPS, Scope(o)) for o in organizations_visible_to(who)) or any(
-            can(who, Permission.MANAGE_PROJECT, scope_of(p)) for p in projects_visible_to(who)
+        return may_on_some_organization(who, Permission.MANAGE_ORG_MEMBERSHIPS) or may_on_some_project(
+            who, Permission.MANAGE_PROJECT
         )
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -302,30 +157,57 @@ class MembershipAdmin(ScopedModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is not None and self._manages(request, obj)
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        names = ["organization", "project", "email", "role"]
+        if obj is None:
+            return names
+        return [*names, "status", *(["expected_rev"] if self.has_change_permission(request, obj) else [])]
+
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         if obj is None:
-            return ["status"]
+            return []
         if self.has_change_permission(request, obj):
             return ["organization", "project", "email", "status"]
         return self.get_fields(request, obj)
 
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change=change, **kwargs)
+        if obj is None:
+            managed = organizations_where(principal_of(request), Permission.MANAGE_ORG_MEMBERSHIPS)
+            form.may_invite_to = frozenset(managed.values_list("pk", flat=True))
+        return form
+
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         who = principal_of(request)
+        whole = organizations_where(who, Permission.MANAGE_ORG_MEMBERSHIPS)
+        projects = projects_where(who, Permission.MANAGE_PROJECT)
         if db_field.name == "organization":
-            kwargs["queryset"] = organizations_visible_to(who)
+            kwargs["queryset"] = Organization.objects.alive().filter(
+                Q(pk__in=whole.values("pk")) | Q(pk__in=projects.values("organization_id"))
+            )
         elif db_field.name == "project":
-            kwargs["queryset"], kwargs["required"] = projects_visible_to(who), False
+            everywhere = whole.exists()
+            kwargs["queryset"] = projects.select_related("organization").order_by("organization__name", "name")
+            kwargs["required"] = not everywhere
+            kwargs["empty_label"] = "the whole organization" if everywhere else None
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Inviting or changing a role, by the services, after asking whether they may."""
+        """Invite or change a role through the services, after checking the user's permission."""
         who, scope = principal_of(request), Scope(obj.organization, obj.project)
-        if obj.project is not None and obj.project.organization_id != obj.organization_id:
-            raise NotFound("The project is not of that organization.")
         needed = Permission.MANAGE_PROJECT if scope.project else Permission.MANAGE_ORG_MEMBERSHIPS
         require(who, needed, scope)
         if change:
-            change_role(actor=who, scope=scope, member_id=obj.pk, role=form.cleaned_data["role"])
+            if not form.edited:
+                setattr(request, UNCHANGED, True)
+                return
+            change_role(
+                actor=who,
+                scope=scope,
+                member_id=obj.pk,
+                role=form.cleaned_data["role"],
+                expected_rev=form.rev_to_expect(),
+            )
             return
         made = invite(actor=who, scope=scope, email=form.cleaned_data["email"], role=form.cleaned_data["role"])
         obj.pk = made.membership.pk
@@ -333,35 +215,14 @@ class MembershipAdmin(ScopedModelAdmin):
         messages.warning(request, f"The invitation link, shown once: {request.build_absolute_uri(path)}")
 
     def delete_through(self, request: HttpRequest, row: Any, force: bool) -> None:
-        remove_member(actor=principal_of(request), scope=self.place_of(row), member_id=row.pk)
+        remove_member(actor=principal_of(request), scope=self.scope_for_row(row), member_id=row.pk)
 
-
-class NodeAdmin(ScopedModelAdmin):
-    """What organizations, projects and environments have in common on screen. Registered by tenancy's admin."""
-
-    search_fields = ("name", "slug")
-    permission = Permission.MANAGE_PROJECT
-
-    def visible(self, rows: QuerySet[Any], principal: Principal) -> QuerySet[Any]:
-        seen: dict[type[Model], QuerySet[Any]] = {
-            Organization: organizations_visible_to(principal),
-            Project: projects_visible_to(principal),
-            Environment: environments_visible_to(principal),
-        }
-        return rows.filter(pk__in=seen[self.model].values("pk"))
-
-    def place_of(self, row: Any) -> Scope:
-        return scope_of(row)
-
-    def may_manage(self, request: HttpRequest, row: Any) -> bool:
-        """By role; platform staff manage organizations."""
-        who = principal_of(request)
-        if who.is_superuser and isinstance(row, Organization):
-            return True
-        return bool(can(who, self.permission, scope_of(row)))
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return obj is not None and self.may_manage(request, obj)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return obj is not None and self.may_manage(request, obj)
+    def deletion_consequences(self, row: Any) -> list[str]:
+        where = f"the project {row.project.name}" if row.project is not None else row.organization.name
+        if row.status == MemberStatus.INVITED:
+            return [f"The invitation of {row.email} to {where} is cancelled: its link stops working."]
+        return [
+            f"{row.email} loses the role {row.get_role_display()} in {where}, at once.",
+            "Their account, their other roles and the audit events of their actions are kept.",
+            "Their votes on pending approvals do not count any more.",
+        ]

@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class AccessConfig(AppConfig):
-    """People and what they may do."""
+    """People and their permissions."""
 
     name = "apps.access"
     label = "access"

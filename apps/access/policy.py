@@ -1,7 +1,8 @@
-"""The one question: may this caller do this here?"""
+"""Authorization: whether a caller may do something at a scope."""
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from apps.tenancy.scope import Scope
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Yes, by this role."""
+    """The permission is granted, by `role`."""
 
     role: str = ""
 
@@ -25,7 +26,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """No, because. `visible` tells whether the caller may know that the thing exists (403) or not (404)."""
+    """The permission is denied. `visible` is whether the caller may know that the object exists (403) or not (404)."""
 
     reason: str
     visible: bool = False
@@ -36,6 +37,7 @@ class Denied:
 
 Decision = Allowed | Denied
 
+LEVELS = ("organization", "project", "environment")
 VIEW_OF_LEVEL = {
     "organization": Permission.VIEW_ORG,
     "project": Permission.VIEW_PROJECT,
@@ -44,21 +46,20 @@ VIEW_OF_LEVEL = {
 
 
 def can(principal: Principal, permission: Permission, scope: Scope) -> Decision:
-    """Whether `principal` has `permission` at `scope` (contract: roles and the three rules of resolution).
+    """Return whether `principal` has `permission` at `scope`.
 
-    1. An org_admin has everything under the organization. 2. Without a role on the project, the organization-level
-    role counts; with one, it decides inside that project, up or down. 3. A permission at one level needs the View
-    permission of each level above; a project role gives a glance at its organization only. Platform staff
-    who hold no role are denied here like anybody else.
+    1. An org_admin has every permission under the organization. 2. Without a role on the project, the
+    organization-level role counts; with one, that role decides inside the project, whether it is higher or lower. 3. A
+    permission at one level needs the View permission of each level above; a project role gives only ViewOrgSummary on
+    its organization. Platform staff without a role are denied like anyone else. Callers without roles, such as agents, have
+    no permission.
     """
     if principal.kind == "system":
         return Allowed("system")
-    if not principal.is_person or principal.id is None or principal.user is None or not principal.user.is_active:
-        return Denied("not a person with roles")
-    org_role, project_role, anywhere = roles_at(principal.id, scope)
+    org_role, project_role, anywhere = roles_at(principal, scope)
     if org_role is Role.ORG_ADMIN:
         return Allowed(Role.ORG_ADMIN)
-    if permission is Permission.GLANCE_ORG:
+    if permission is Permission.VIEW_ORG_SUMMARY:
         return Allowed(org_role or "project role") if anywhere else Denied("no role in the organization")
     if scope.level == "organization":
         if org_role is not None and permission in GRANTS[org_role]:
@@ -75,9 +76,9 @@ def can(principal: Principal, permission: Permission, scope: Scope) -> Decision:
 
 
 def require(principal: Principal, permission: Permission, scope: Scope) -> Allowed:
-    """`can`, or raise: NotFound where the caller may not even see it, else Forbidden. Puts a denial on record.
+    """As `can`, but raise NotFound if the caller may not see the object, else Forbidden.
 
-    Call it outside a transaction that will be rolled back: the denial's row must stay.
+    A denial is recorded, also if the caller's transaction is rolled back.
     """
     decision = can(principal, permission, scope)
     if isinstance(decision, Denied):
@@ -85,8 +86,14 @@ def require(principal: Principal, permission: Permission, scope: Scope) -> Allow
     return decision
 
 
+def require_person(principal: Principal) -> None:
+    """Raise Forbidden `person_required` for an automation's caller. Commands of the installation's operator may."""
+    if not principal.is_person and principal.kind != "system":
+        raise Forbidden("This needs a person.", code="person_required")
+
+
 def refuse(principal: Principal, permission: Permission, scope: Scope, denied: Denied) -> NoReturn:
-    """Put on record that `can` said no, and raise what `require` raises."""
+    """Record a denial, and raise as `require` does."""
     audit.record_denial(
         organization_id=scope.organization_id if denied.visible else None,
         action=f"access.{permission}",
@@ -94,7 +101,26 @@ def refuse(principal: Principal, permission: Permission, scope: Scope, denied: D
         target=f"{scope.level}:{scope.node.pk}",
         reason=denied.reason,
         scope=scope.as_dict(),
+        any_target=not denied.visible,
     )
     if denied.visible:
         raise Forbidden(f"This needs the permission {permission}.")
     raise NotFound()
+
+
+def refuse_unknown(principal: Principal, permission: Permission, *ids: uuid.UUID) -> None:
+    """Refuse a path to a missing object with the same queries and audit event as a path to an invisible one.
+
+    The time of a 404 then does not distinguish the two. `ids` are those of the path, topmost first.
+    """
+    _ = principal.roles
+    level = LEVELS[len(ids) - 1]
+    audit.record_denial(
+        organization_id=None,
+        action=f"access.{permission}",
+        actor=principal.ref,
+        target=f"{level}:{ids[-1]}",
+        reason="unknown",
+        scope={f"{name}_id": str(each) for name, each in zip(LEVELS, ids, strict=False)},
+        any_target=True,
+    )

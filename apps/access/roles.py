@@ -1,12 +1,14 @@
-"""The role matrix. One static table; everything that asks reads it here."""
+"""The static table of roles and permissions."""
 
 from __future__ import annotations
+
+import uuid
 
 from django.db import models
 
 
 class Role(models.TextChoices):
-    """What a membership gives, on an organization or on one project."""
+    """Role of a membership, on an organization or on one project."""
 
     ORG_ADMIN = "org_admin", "Organization admin"
     PROJECT_ADMIN = "project_admin", "Project admin"
@@ -15,7 +17,7 @@ class Role(models.TextChoices):
 
 
 class Permission(models.TextChoices):
-    """What can be asked of `can`. The last one is what a project role gives on its organization."""
+    """Permissions of `can`. The last one is what a project role grants on its organization."""
 
     VIEW_ORG = "ViewOrg"
     MANAGE_ORG_MEMBERSHIPS = "ManageOrgMemberships"
@@ -25,10 +27,13 @@ class Permission(models.TextChoices):
     VIEW_ENVIRONMENT = "ViewEnvironment"
     MANAGE_ENVIRONMENT = "ManageEnvironment"
     OPERATE_ENVIRONMENT = "OperateEnvironment"
-    GLANCE_ORG = "GlanceOrg"
+    VIEW_ORG_SUMMARY = "GlanceOrg"
 
 
-_VIEW = {Permission.VIEW_ORG, Permission.VIEW_PROJECT, Permission.VIEW_ENVIRONMENT, Permission.GLANCE_ORG}
+RoleRow = tuple[uuid.UUID, uuid.UUID | None, str]
+"""Organization, project (None: the whole organization), role."""
+
+_VIEW = {Permission.VIEW_ORG, Permission.VIEW_PROJECT, Permission.VIEW_ENVIRONMENT, Permission.VIEW_ORG_SUMMARY}
 _OPERATE = _VIEW | {Permission.OPERATE_PROJECT, Permission.OPERATE_ENVIRONMENT}
 _MANAGE = _OPERATE | {Permission.MANAGE_PROJECT, Permission.MANAGE_ENVIRONMENT}
 
@@ -42,6 +47,6 @@ GRANTS: dict[Role, frozenset[Permission]] = {
 PROJECT_ROLES = (Role.PROJECT_ADMIN, Role.OPERATOR, Role.VIEWER)
 
 
-def roles_with(permission: Permission) -> list[Role]:
-    """The roles whose row in the table has `permission`."""
+def roles_granting(permission: Permission) -> list[Role]:
+    """Return the roles that have `permission`."""
     return [role for role, grants in GRANTS.items() if permission in grants]

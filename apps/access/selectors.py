@@ -1,44 +1,28 @@
-"""Who has which role where, and what a caller may see."""
+"""Queries on roles: where a caller has a permission, and who has it at a place."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django.db.models import Q, QuerySet
 
 from apps.access.models import Membership, MemberStatus, User
 from apps.access.principals import Principal
-from apps.access.roles import PROJECT_ROLES, Permission, Role, roles_with
-from apps.core.prepared import Prepared
+from apps.access.roles import GRANTS, PROJECT_ROLES, Permission, Role, roles_granting
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 
 
-def active_memberships(user_id: uuid.UUID) -> QuerySet[Membership]:
-    """A person's accepted memberships in organizations and projects that are alive."""
-    return Membership.objects.filter(
-        Q(project__isnull=True) | Q(project__deleted_at__isnull=True),
-        user_id=user_id,
-        user__is_active=True,
-        status=MemberStatus.ACTIVE,
-        organization__deleted_at__isnull=True,
-    )
-
-
-_roles_in: Prepared[tuple[uuid.UUID | None, str]] = Prepared(
-    lambda user_id, organization_id: (
-        active_memberships(user_id).filter(organization_id=organization_id).values_list("project_id", "role")
-    )
-)
-
-
-def roles_at(user_id: uuid.UUID, scope: Scope) -> tuple[Role | None, Role | None, bool]:
-    """(organization role, role on the scope's project, any role in the organization) in one query."""
+def roles_at(principal: Principal, scope: Scope) -> tuple[Role | None, Role | None, bool]:
+    """Return (organization role, role on the scope's project, any role in the organization) of a caller."""
     org_role: Role | None = None
     project_role: Role | None = None
     anywhere = False
-    for project_id, role in _roles_in.all(user_id, scope.organization_id):
+    for organization_id, project_id, role in principal.roles:
+        if organization_id != scope.organization_id:
+            continue
         anywhere = True
         if project_id is None:
             org_role = Role(role)
@@ -47,42 +31,43 @@ def roles_at(user_id: uuid.UUID, scope: Scope) -> tuple[Role | None, Role | None
     return org_role, project_role, anywhere
 
 
-def organizations_visible_to(principal: Principal) -> QuerySet[Any]:
-    """Organizations the caller has any role in; platform staff see all."""
-    rows = Organization.objects.alive()
-    if principal.is_superuser:
-        return rows
-    if principal.id is None or not principal.is_person:
-        return rows.none()
-    return rows.filter(pk__in=active_memberships(principal.id).values("organization_id"))
+def organizations_where(principal: Principal, permission: Permission) -> QuerySet[Any]:
+    """Organizations on which the caller has `permission` by a role. Platform staff get none without a role."""
+    able = [at for at, project, role in principal.roles if project is None and permission in GRANTS[Role(role)]]
+    return Organization.objects.alive().filter(pk__in=able)
 
 
-def _member_organizations(principal: Principal) -> QuerySet[Any]:
-    return active_memberships(principal.id or uuid.UUID(int=0)).filter(project__isnull=True).values("organization_id")
+def projects_where(principal: Principal, permission: Permission) -> QuerySet[Any]:
+    """Projects on which the caller has `permission` by a role. Platform staff get none without a role."""
+    on_all = {at: Role(role) for at, project, role in principal.roles if project is None}
+    on_project = {project: Role(role) for _, project, role in principal.roles if project is not None}
+    admin_of = [at for at, role in on_all.items() if role is Role.ORG_ADMIN]
+    able_in = [at for at, role in on_all.items() if permission in GRANTS[role]]
+    able_on = [project for project, role in on_project.items() if permission in GRANTS[role]]
+    return Project.objects.alive().filter(
+        Q(organization__in=admin_of) | Q(pk__in=able_on) | (Q(organization__in=able_in) & ~Q(pk__in=list(on_project)))
+    )
 
 
-def projects_visible_to(principal: Principal) -> QuerySet[Any]:
-    """Projects the caller may view: by a role on the organization or on the project itself."""
-    rows = Project.objects.alive()
-    if principal.is_superuser:
-        return rows
-    if principal.id is None or not principal.is_person:
-        return rows.none()
-    own = active_memberships(principal.id).filter(project__isnull=False).values("project_id")
-    return rows.filter(Q(organization__in=_member_organizations(principal)) | Q(pk__in=own))
+def environments_where(principal: Principal, permission: Permission) -> QuerySet[Any]:
+    """Environments in which the caller has `permission` by a role. Platform staff get none without a role."""
+    return Environment.objects.alive().filter(project__in=projects_where(principal, permission).values("pk"))
 
 
-def environments_visible_to(principal: Principal) -> QuerySet[Any]:
-    """Environments of the projects the caller may view."""
-    rows = Environment.objects.alive()
-    if principal.is_superuser:
-        return rows
-    return rows.filter(project__in=projects_visible_to(principal).values("pk"))
+def may_on_some_organization(principal: Principal, permission: Permission) -> bool:
+    """Return whether the caller has `permission` on at least one organization."""
+    return any(project is None and permission in GRANTS[Role(role)] for _, project, role in principal.roles)
+
+
+def may_on_some_project(principal: Principal, permission: Permission) -> bool:
+    """Return whether the caller has `permission` on at least one project. One query, or none without such a role."""
+    somewhere = any(permission in GRANTS[Role(role)] for _, _, role in principal.roles)
+    return somewhere and projects_where(principal, permission).exists()
 
 
 def people_with(permission: Permission, scope: Scope) -> QuerySet[User]:
-    """Active people who have `permission` at `scope`, by the same three rules as `can`."""
-    able = [str(role) for role in roles_with(permission)]
+    """Active users who have `permission` at `scope`, by the same three rules as `can`."""
+    able = [str(role) for role in roles_granting(permission)]
     members = Membership.objects.filter(organization_id=scope.organization_id, status=MemberStatus.ACTIVE)
     admins = members.filter(project__isnull=True, role=Role.ORG_ADMIN).values("user_id")
     by_org = members.filter(project__isnull=True, role__in=able).values("user_id")
@@ -98,18 +83,33 @@ def people_with(permission: Permission, scope: Scope) -> QuerySet[User]:
     )
 
 
-def environments_where(principal: Principal, permission: Permission) -> QuerySet[Any]:
-    """Living environments in which the caller *has* `permission` by a role (being platform staff gives none)."""
-    rows = Environment.objects.alive()
-    if principal.id is None or not principal.is_person:
-        return rows.none()
-    able = [str(role) for role in roles_with(permission)]
-    mine = active_memberships(principal.id)
-    admin_of = mine.filter(project__isnull=True, role=Role.ORG_ADMIN).values("organization_id")
-    able_in = mine.filter(project__isnull=True, role__in=able).values("organization_id")
-    on_projects = mine.filter(project__isnull=False)
-    return rows.filter(
-        Q(project__organization__in=admin_of)
-        | Q(project__in=on_projects.filter(role__in=able).values("project_id"))
-        | (Q(project__organization__in=able_in) & ~Q(project__in=on_projects.values("project_id")))
-    )
+def people_who_may(
+    permission: Permission, wanted: Iterable[tuple[Environment, uuid.UUID]]
+) -> set[tuple[uuid.UUID, uuid.UUID]]:
+    """Return the pairs (environment id, user id) of `wanted` (environment, user) that have `permission` there now.
+
+    The same three rules as `can`, in one query for any number. The projects of the environments are loaded already.
+    """
+    pairs = list(wanted)
+    if not pairs:
+        return set()
+    people = {person for _, person in pairs}
+    organizations = {environment.project.organization_id for environment, _ in pairs}
+    rows = Membership.objects.filter(
+        Q(project__isnull=True) | Q(project__deleted_at__isnull=True),
+        user_id__in=people,
+        user__is_active=True,
+        status=MemberStatus.ACTIVE,
+        organization_id__in=organizations,
+    ).values_list("user_id", "organization_id", "project_id", "role")
+    roles: dict[tuple[uuid.UUID | None, uuid.UUID, uuid.UUID | None], Role] = {
+        (user, organization, project): Role(role) for user, organization, project, role in rows
+    }
+    able: set[tuple[uuid.UUID, uuid.UUID]] = set()
+    for environment, person in pairs:
+        on_all = roles.get((person, environment.project.organization_id, None))
+        on_project = roles.get((person, environment.project.organization_id, environment.project_id))
+        role = on_all if on_all is Role.ORG_ADMIN else on_project or on_all
+        if role is not None and permission in GRANTS[role]:
+            able.add((environment.pk, person))
+    return able

@@ -1,4 +1,4 @@
-"""The text of tokens: family prefix, 43 base62 characters of 256 random bits, 6 base62 characters of CRC32."""
+"""Format of tokens: family prefix, 43 base62 characters of 256 random bits, 6 base62 characters of CRC32."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _base62(number: int, width: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MintedToken:
-    """A new token: `text` is shown once, `sha256` (hex) and `public_id` are kept."""
+    """A new token. `text` is shown once; `sha256` (hex) and `public_id` are stored."""
 
     text: Secret
     prefix: str
@@ -36,7 +36,7 @@ class MintedToken:
 
 @dataclass(frozen=True, slots=True)
 class ParsedToken:
-    """A token whose shape and check digits are right; whether it exists is for the room of its family."""
+    """A token with a valid format and checksum. The app of its family looks it up."""
 
     family: str
     sha256: str
@@ -52,7 +52,7 @@ def _checksum(head: str) -> str:
 
 
 def mint(family: str) -> MintedToken:
-    """A fresh token of `family` (`pat`, `org`, `enr`, `agt`)."""
+    """Create a token of `family` (`pat`, `org`, `enr`, `agt`)."""
     if family not in FAMILIES:
         raise ValueError(f"unknown token family {family!r}")
     head = f"byt_{family}_{_base62(secrets.randbits(256), 43)}"
@@ -66,9 +66,9 @@ def _public_id(family: str, digest: str) -> str:
 
 
 def parse(text: str) -> ParsedToken:
-    """Read a token. Raises Unauthenticated `malformed_token` on a wrong shape or a typo, without any look-up."""
+    """Parse a token. Raises Unauthenticated `malformed_token` for a wrong format or checksum, without any query."""
     match = _SHAPE.match(text)
     if match is None or _checksum(text[:-6]) != match.group(3):
-        raise Unauthenticated("This is not a token, or has a typo.", code="malformed_token")
+        raise Unauthenticated("This is not a token, or it contains a typo.", code="malformed_token")
     digest = _digest(text)
     return ParsedToken(match.group(1), digest, _public_id(match.group(1), digest))

@@ -3,13 +3,16 @@
 from django.urls import path
 
 from apps.access.api import me, members
+from apps.api.paths import ORGANIZATION, PROJECT
 
 urlpatterns = [
-    path("me", me.MeView.as_view()),
-    path("me/tokens", me.TokensView.as_view()),
-    path("me/tokens/<uuid:token_id>", me.TokenView.as_view()),
-    path("orgs/<uuid:org_id>/members", members.OrganizationMembersView.as_view()),
-    path("orgs/<uuid:org_id>/members/<uuid:member_id>", members.OrganizationMemberView.as_view()),
-    path("orgs/<uuid:org_id>/projects/<uuid:project_id>/members", members.ProjectMembersView.as_view()),
-    path("orgs/<uuid:org_id>/projects/<uuid:project_id>/members/<uuid:member_id>", members.ProjectMemberView.as_view()),
+    path("me", me.MeView.as_view(), name="me"),
+    path("me/tokens", me.TokensView.as_view(), name="tokens"),
+    path("me/tokens/<uuid:token_id>", me.TokenView.as_view(), name="token"),
+    path(f"{ORGANIZATION}/members", members.OrganizationMembersView.as_view(), name="organization-members"),
+    path(
+        f"{ORGANIZATION}/members/<uuid:member_id>", members.OrganizationMemberView.as_view(), name="organization-member"
+    ),
+    path(f"{PROJECT}/members", members.ProjectMembersView.as_view(), name="project-members"),
+    path(f"{PROJECT}/members/<uuid:member_id>", members.ProjectMemberView.as_view(), name="project-member"),
 ]

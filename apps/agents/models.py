@@ -1,4 +1,4 @@
-"""Enrollment tokens, agents and the keys they hold."""
+"""Enrollment tokens, agents and their keys."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import datetime as dt
 from django.conf import settings
 from django.db import models
 
-from apps.access.principals import Principal
-from apps.access.selectors import environments_visible_to
 from apps.core import clock
 from apps.core.models import Mutable, TreeModel
-from apps.tenancy.models import Environment
+from apps.core.visibility import ScopedQuerySet
+from apps.tenancy.models import Environment, InEnvironment
 
 LATE_AFTER_MISSED = 2
 OFFLINE_AFTER_MISSED = 5
 NAME_LENGTH = 100
+TWO_HOSTS_SHOWN_FOR = dt.timedelta(minutes=10)
+"""How long two hosts with one identity are reported after they last alternated."""
 
 
 class Liveness(models.TextChoices):
-    """What an agent's silence says: `late` after two missed heartbeats, `offline` after five or before the first."""
+    """Liveness of an agent: `late` after two missed heartbeats, `offline` after five or before the first."""
 
     ONLINE = "online"
     LATE = "late"
@@ -30,11 +31,11 @@ def _seen_before(now: dt.datetime, missed: int) -> dt.datetime:
     return now - dt.timedelta(seconds=settings.BYTEOR_HEARTBEAT_SECONDS * missed)
 
 
-class EnrollmentToken(TreeModel):
-    """What lets a new agent into one environment. Only the SHA-256 of its text is kept.
+class EnrollmentToken(InEnvironment, TreeModel):
+    """A token with which agents enroll in one environment. Only the SHA-256 of its text is stored.
 
-    `uses` never passes `max_uses`: the guarded UPDATE that counts a use and the check constraint both say so.
-    `labels` are given to every agent that enrolls with it.
+    `uses` never exceeds `max_uses`: the guarded UPDATE that counts a use and a check constraint enforce it. `labels`
+    are given to every agent that enrolls with it.
     """
 
     environment = models.ForeignKey(
@@ -52,6 +53,8 @@ class EnrollmentToken(TreeModel):
     created_by = models.UUIDField(null=True, editable=False)
     created_by_name = models.CharField(max_length=200, blank=True, editable=False)
 
+    objects = ScopedQuerySet.as_manager()
+
     class Meta:
         indexes = [models.Index(fields=["environment", "id"], name="enrollment_token_page")]
         constraints = [
@@ -68,19 +71,15 @@ class EnrollmentToken(TreeModel):
         return self.name or self.public_id
 
 
-class AgentQuerySet(models.QuerySet["Agent"]):
-    """Agents, with what the lists and the target selection ask for."""
+class AgentQuerySet(ScopedQuerySet["Agent"]):
+    """Agents, with the filters of lists and target selection."""
 
     def enrolled(self) -> AgentQuerySet:
-        """Without those whose key was revoked: they can't come back under that identity."""
+        """Exclude agents whose keys were revoked: they can't return under that identity."""
         return self.filter(revoked_at__isnull=True)
 
-    def visible_to(self, principal: Principal) -> AgentQuerySet:
-        """Only those in environments that `principal` may see."""
-        return self.filter(environment__in=environments_visible_to(principal))
-
     def with_liveness(self, status: str, now: dt.datetime) -> AgentQuerySet:
-        """Those whose `status_at(now)` is `status`."""
+        """Agents whose `status_at(now)` is `status`."""
         late, offline = _seen_before(now, LATE_AFTER_MISSED), _seen_before(now, OFFLINE_AFTER_MISSED)
         if status == Liveness.ONLINE:
             return self.filter(revoked_at__isnull=True, last_seen_at__gt=late)
@@ -93,13 +92,15 @@ class AgentQuerySet(models.QuerySet["Agent"]):
         )
 
 
-class Agent(TreeModel, Mutable):
+class Agent(InEnvironment, TreeModel, Mutable):
     """One agent process on one host.
 
-    People set `name` and `labels` (the ones that select); everything else is what the host claims
-    (`reported_labels`, `version`, `running_*`, `healthy`) or what the control plane keeps about what it told
-    the agent: `directive_seq` and `directive_content` are the last directive given out,
-    `highest_assigned_sequence` the highest bundle sequence ever assigned to it.
+    People set `name` and `labels`, which select targets. The host reports `reported_labels`, `version`, `running_*` and
+    `healthy`. The control plane keeps the rest: `directive_seq` and `directive_content` are the last directive,
+    `highest_assigned_sequence` the highest bundle sequence ever assigned. `start_id` is random at each start of the
+    agent's process, `recent_starts` its last changes, `two_hosts_at` when two processes last alternated under this
+    identity. `upgrade_asked_at` is when its host last asked for a newer program, `upgrade_allowed_version` the version
+    it was allowed to install.
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="agents", db_index=False)
@@ -123,6 +124,13 @@ class Agent(TreeModel, Mutable):
     ever_assigned = models.BooleanField(default=False, editable=False)
     enrollment_token_id = models.UUIDField(null=True, editable=False)
     enrollment_request = models.CharField(max_length=64, blank=True, editable=False)
+    start_id = models.CharField(max_length=64, blank=True, default="", db_default="", editable=False)
+    recent_starts = models.JSONField(
+        default=list, db_default=models.Value([], models.JSONField()), blank=True, editable=False
+    )
+    two_hosts_at = models.DateTimeField(null=True, editable=False)
+    upgrade_asked_at = models.DateTimeField(null=True, editable=False)
+    upgrade_allowed_version = models.CharField(max_length=32, blank=True, default="", db_default="", editable=False)
     revoked_at = models.DateTimeField(null=True, editable=False)
 
     objects = AgentQuerySet.as_manager()
@@ -145,7 +153,7 @@ class Agent(TreeModel, Mutable):
         return self.name
 
     def status_at(self, now: dt.datetime) -> str:
-        """`online`, `late` or `offline` at `now`; a revoked agent is offline."""
+        """Return `online`, `late` or `offline` at `now`. A revoked agent is offline."""
         if self.revoked_at is not None or self.last_seen_at is None:
             return Liveness.OFFLINE.value
         if self.last_seen_at > _seen_before(now, LATE_AFTER_MISSED):
@@ -156,12 +164,16 @@ class Agent(TreeModel, Mutable):
 
     @property
     def status(self) -> str:
-        """`status_at` this moment."""
+        """`status_at` the current time."""
         return self.status_at(clock.now())
+
+    def reports_from_two_hosts(self, now: dt.datetime) -> bool:
+        """Whether two processes recently alternated under this identity: the state of one host was copied to another."""
+        return self.two_hosts_at is not None and now - self.two_hosts_at < TWO_HOSTS_SHOWN_FOR
 
     @property
     def running(self) -> dict[str, object] | None:
-        """What the host says it runs, as the API shows it: None for nothing."""
+        """What the host reports to run, in the API's form, or None."""
         if self.running_deployment_id is None:
             return None
         return {
@@ -172,9 +184,9 @@ class Agent(TreeModel, Mutable):
 
 
 class AgentKey(TreeModel):
-    """A runtime key of an agent. Only the SHA-256 of its text is kept.
+    """A runtime key of an agent. Only the SHA-256 of its text is stored.
 
-    After a rotation two work side by side: `expires_at` of the old one is set when the new one is first used.
+    After a rotation two keys work: `expires_at` of the old one is set when the new one is first used.
     """
 
     agent = models.ForeignKey(Agent, on_delete=models.CASCADE, related_name="keys")
@@ -184,6 +196,9 @@ class AgentKey(TreeModel):
     last_used_at = models.DateTimeField(null=True, editable=False)
     expires_at = models.DateTimeField(null=True, editable=False)
     revoked_at = models.DateTimeField(null=True, editable=False)
+
+    key_set_version: int | None
+    """Version of the organization's key set; set only on keys that `AgentKeyAuthentication` returns."""
 
     def __str__(self) -> str:
         return self.public_id

@@ -1,9 +1,9 @@
-"""The way up: what an agent shall run, and what becomes of its reports, is known by a room above."""
+"""Registry of the app that decides what agents run and handles their reports."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -14,9 +14,10 @@ from apps.core.errors import Conflict, NotFound
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What an agent shall do. For `stop` and `none` the bundle and the sequence are None.
+    """What an agent should run. The bundle and the sequence are None for `stop` and `none`.
 
-    `deployment_id` is what shall run; `for_deployment_id` the deployment that this serves, where reports go.
+    `deployment_id` is the deployment that should run; `for_deployment_id` the deployment that this serves, which gets
+    the reports.
     """
 
     directive: str = "none"
@@ -26,7 +27,7 @@ class Desired:
     sequence: int | None = None
 
     def content(self) -> dict[str, object]:
-        """The part of a directive that, when it changes, makes a new one."""
+        """The part of a directive whose change requires a new number."""
         return {
             "directive": self.directive,
             "deployment_id": str(self.deployment_id) if self.deployment_id else None,
@@ -38,7 +39,7 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """A status report, its shape checked: status is fetched, verified, activated, failed, rolled_back or stopped."""
+    """A validated status report. Status is fetched, verified, activated, failed, rolled_back or stopped."""
 
     status: str
     bundle_sha256: str | None = None
@@ -50,7 +51,7 @@ class AgentReport:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What an agent says it runs."""
+    """What an agent reports to run."""
 
     deployment_id: uuid.UUID
     bundle_sha256: str
@@ -59,49 +60,73 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class BundleDownload:
-    """An archive to hand out: `stream` yields exactly `size` bytes and is closed by whoever sends it."""
+    """An archive to send. `stream` yields exactly `size` bytes, and the sender closes it."""
 
     stream: BinaryIO
     size: int
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunningDetail:
+    """Detail of what an agent runs: the rules of each stage, and the tuning that the host reported."""
+
+    rules: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tuning: Mapping[str, object] = field(default_factory=dict)
+
+
 class DesiredSource(Protocol):
-    """What the room that deploys promises."""
+    """Interface of the app that deploys."""
 
     def desired(self, agent: Agent) -> Desired:
-        """What `agent` shall run now. Reads only; called in no transaction."""
+        """Return what `agent` should run now. Reads only; called outside transactions."""
+
+    def desired_of_each(self, agent_ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, Desired]:
+        """Return what each of these agents should run now, in a few queries. May omit agents that need more queries."""
 
     def report(self, *, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) -> None:
-        """Take a report in one transaction of its own (environment locked first), `services.set_running` inside it.
+        """Process a report in its own transaction (environment locked first), with `services.set_running` inside it.
 
-        A repeat changes nothing. Conflict for what is no longer wanted, NotFound when `agent` is not a target.
+        A repeated report changes nothing. Raises Conflict for a bundle that is no longer wanted, and NotFound if
+        `agent` is not a target.
         """
 
+    def require_target(self, agent: Agent, deployment_id: uuid.UUID) -> None:
+        """Raise NotFound unless `agent` is a target of a deployment with this id."""
+
     def bundle_for(self, agent: Agent, deployment_id: uuid.UUID) -> BundleDownload:
-        """The archive of a deployment. NotFound unless `agent` is a target of it and it was handed out to it."""
+        """Return the archive of a deployment. Raises NotFound unless `agent` is a target whose directive contains it."""
 
     def removal_blockers(self, agent: Agent) -> list[str]:
-        """What is in flight on `agent`, in words; empty when it can go."""
+        """Return sentences about what is in flight on `agent`; empty if it can be removed."""
 
-    def agent_removed(self, *, actor: ActorRef, agent: Agent) -> None:
-        """Settle what was in flight on `agent`. In the caller's transaction, the environment locked by it."""
+    def settle_targets_of_agent(self, *, actor: ActorRef, agent: Agent) -> None:
+        """End what is in flight on `agent`, in the caller's transaction, which has locked the environment."""
 
     def heartbeat_seen(self, agent: Agent, healthy: bool, running: Running | None) -> None:
-        """A heartbeat came in. Called in no transaction, after the agent's row was written."""
+        """Process a heartbeat. Called outside transactions, after the agent's row was written."""
 
     def has_in_flight(self, agent: Agent) -> bool:
-        """Is a deployment with `agent` as a target in flight? Then a poll that can't wait comes back soon."""
+        """Return whether a deployment with `agent` as a target is in flight. A poll that can't wait then retries soon."""
+
+    def running_detail(self, agent: Agent) -> RunningDetail:
+        """Return details of what `agent` reports to run, if known."""
 
 
 class NothingDesired:
-    """Stands in until a room registers: nobody wants anything of any agent."""
+    """The default until an app registers: no agent should run anything."""
 
     def desired(self, agent: Agent) -> Desired:
         return Desired()
 
+    def desired_of_each(self, agent_ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, Desired]:
+        return {agent_id: Desired() for agent_id in agent_ids}
+
     def report(self, *, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) -> None:
-        raise Conflict("Nothing is wanted of this agent.", code="not_wanted")
+        raise Conflict("This agent has no deployment.", code="not_wanted")
+
+    def require_target(self, agent: Agent, deployment_id: uuid.UUID) -> None:
+        return None
 
     def bundle_for(self, agent: Agent, deployment_id: uuid.UUID) -> BundleDownload:
         raise NotFound()
@@ -109,7 +134,7 @@ class NothingDesired:
     def removal_blockers(self, agent: Agent) -> list[str]:
         return []
 
-    def agent_removed(self, *, actor: ActorRef, agent: Agent) -> None:
+    def settle_targets_of_agent(self, *, actor: ActorRef, agent: Agent) -> None:
         return None
 
     def heartbeat_seen(self, agent: Agent, healthy: bool, running: Running | None) -> None:
@@ -118,17 +143,20 @@ class NothingDesired:
     def has_in_flight(self, agent: Agent) -> bool:
         return False
 
+    def running_detail(self, agent: Agent) -> RunningDetail:
+        return RunningDetail()
+
 
 _source: list[DesiredSource] = [NothingDesired()]
 
 
 def set_desired_source(source: DesiredSource) -> DesiredSource:
-    """Let `source` say what agents shall run. Answers the one it replaces."""
+    """Register the source of desired states. Returns the one it replaces."""
     previous = _source[0]
     _source[0] = source
     return previous
 
 
 def desired_source() -> DesiredSource:
-    """Who says what agents shall run."""
+    """Return the registered source of desired states."""
     return _source[0]

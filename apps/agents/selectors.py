@@ -1,69 +1,177 @@
-"""Reads of agents."""
+"""Queries on agents."""
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from django.db import models
 
-from apps.agents.models import Agent, AgentQuerySet, EnrollmentToken, Liveness
+from apps.agents.models import Agent, AgentKey, AgentQuerySet, EnrollmentToken, Liveness
+from apps.core import clock
 from apps.core.errors import NotFound
-from apps.core.prepared import Prepared
 from apps.tenancy.scope import Scope
 
 
 def all_in(scope: Scope) -> AgentQuerySet:
-    """Every agent of the scope's environment, the revoked ones too."""
-    return Agent.objects.filter(environment=scope.here)
+    """Every agent of the scope's environment, including revoked ones."""
+    return Agent.objects.filter(environment=scope.require_environment())
 
 
 def in_environment(scope: Scope) -> AgentQuerySet:
-    """The agents of the scope's environment that can be deployed to."""
+    """The agents of the scope's environment that can be targets."""
     return all_in(scope).enrolled()
 
 
 def by_labels(scope: Scope, labels: Mapping[str, str]) -> list[Agent]:
-    """Those of `in_environment` that carry every one of `labels`, oldest first."""
+    """The agents of `in_environment` that have all of `labels`, oldest first."""
     wanted = labels.items()
     return [agent for agent in in_environment(scope).order_by("pk") if wanted <= agent.labels.items()]
 
 
-def unwell(agent_ids: Iterable[uuid.UUID], deployment_id: uuid.UUID) -> dict[uuid.UUID, str]:
-    """Those of `agent_ids` whose last heartbeat said that they are not well, with why, unless it spoke of something other
-    than `deployment_id`."""
+def working_keys() -> models.QuerySet[AgentKey]:
+    """Keys that are not revoked, of agents and environments that are not deleted. Their expiry is not checked."""
+    return AgentKey.objects.filter(
+        revoked_at__isnull=True, agent__revoked_at__isnull=True, agent__environment__deleted_at__isnull=True
+    )
+
+
+def unhealthy_agents(agent_ids: Iterable[uuid.UUID], deployment_id: uuid.UUID) -> dict[uuid.UUID, str]:
+    """Return those of `agent_ids` whose last heartbeat reported a problem, with the reason, unless it was about a
+    deployment other
+
+    than `deployment_id`.
+    """
     rows = Agent.objects.filter(pk__in=list(agent_ids), healthy=False).filter(
         models.Q(running_deployment_id=deployment_id) | models.Q(running_deployment_id__isnull=True)
     )
     return dict(rows.values_list("pk", "health_detail"))
 
 
-def gone_silent(agent_ids: Iterable[uuid.UUID], now: dt.datetime) -> list[uuid.UUID]:
-    """Those of `agent_ids` that used to send heartbeats and are offline at `now`."""
+def offline_agents(agent_ids: Iterable[uuid.UUID], now: dt.datetime) -> list[uuid.UUID]:
+    """Return those of `agent_ids` that sent heartbeats before and are offline at `now`."""
     rows = Agent.objects.with_liveness(Liveness.OFFLINE, now).filter(pk__in=list(agent_ids), last_seen_at__isnull=False)
     return list(rows.values_list("pk", flat=True))
 
 
-_agent_in = Prepared(lambda environment_id, pk: Agent.objects.filter(environment_id=environment_id, pk=pk))
+@dataclass(frozen=True, slots=True)
+class AgentWarning:
+    """A warning about an agent, for a person who deploys to it.
+
+    `code` is `two_hosts`, `same_hostname` or `silent`, and of a deployment also `agent_too_old`.
+    """
+
+    agent_id: uuid.UUID
+    agent_name: str
+    code: str
+    detail: str
+
+
+_IDENTITY = (
+    "id",
+    "name",
+    "environment_id",
+    "hostname",
+    "last_seen_at",
+    "created_at",
+    "revoked_at",
+    "two_hosts_at",
+    "version",
+)
+
+
+def for_warnings(agent_ids: Iterable[uuid.UUID]) -> models.QuerySet[Agent]:
+    """Return the enrolled agents of `agent_ids` by name, with only the columns for warnings."""
+    return Agent.objects.enrolled().filter(pk__in=list(agent_ids)).only(*_IDENTITY).order_by("name")
+
+
+def same_hostname(agents: Iterable[Agent]) -> dict[uuid.UUID, list[Agent]]:
+    """Return for each of `agents` the other agents of its environment with the same host name, in one query.
+
+    Usually one of them is left from a host that was set up again.
+    """
+    named = [agent for agent in agents if agent.hostname]
+    rows = Agent.objects.enrolled().filter(
+        environment__in={agent.environment_id for agent in named}, hostname__in={agent.hostname for agent in named}
+    )
+    by_name: dict[tuple[uuid.UUID, str], list[Agent]] = {}
+    for row in rows.only(*_IDENTITY).order_by("pk") if named else ():
+        by_name.setdefault((row.environment_id, row.hostname), []).append(row)
+    found = {a.pk: [o for o in by_name.get((a.environment_id, a.hostname), ()) if o.pk != a.pk] for a in named}
+    return {pk: others for pk, others in found.items() if others}
+
+
+def _last_seen(agent: Agent) -> str:
+    return f"last seen {clock.rfc3339(agent.last_seen_at)}" if agent.last_seen_at else "never seen"
+
+
+def describe_same_hostname(others: Sequence[Agent]) -> str:
+    """Return a sentence about the most recently seen agent with the same host name, and the number of others."""
+    latest = max(others, key=lambda agent: (agent.last_seen_at is not None, agent.last_seen_at or agent.created_at))
+    more = f", and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"Another agent in this environment has this host name: {latest.name} ({_last_seen(latest)}){more}."
+
+
+def warnings_about(agents: Iterable[Agent], now: dt.datetime) -> list[AgentWarning]:
+    """Return the warnings about `agents` at `now`, in their order: two hosts with one identity, the same host name as
+    another agent
+
+    where one of both is offline, or no heartbeat for so long that it is offline.
+    """
+    chosen = list(agents)
+    twins = same_hostname(chosen)
+    found: list[AgentWarning] = []
+    for agent in chosen:
+        if agent.reports_from_two_hosts(now):
+            detail = "Two processes report under this identity: the state of one host was copied to another."
+            found.append(AgentWarning(agent.pk, agent.name, "two_hosts", detail))
+        # several agents that report at the same time are several agents on one host
+        others = [
+            other
+            for other in twins.get(agent.pk, [])
+            if Liveness.OFFLINE in (agent.status_at(now), other.status_at(now))
+        ]
+        if others:
+            found.append(AgentWarning(agent.pk, agent.name, "same_hostname", describe_same_hostname(others)))
+        if agent.status_at(now) == Liveness.OFFLINE:
+            found.append(AgentWarning(agent.pk, agent.name, "silent", f"It is offline, {_last_seen(agent)}."))
+    return found
 
 
 def get_agent(scope: Scope, agent_id: uuid.UUID) -> Agent:
-    """One agent of the environment. NotFound otherwise."""
-    agent = _agent_in.first(scope.here.pk, agent_id)
+    """Return an agent of the environment. Raises NotFound."""
+    agent = all_in(scope).filter(pk=agent_id).first()
     if agent is None:
         raise NotFound()
     return agent
 
 
 def enrollment_tokens(scope: Scope) -> models.QuerySet[EnrollmentToken]:
-    """The environment's enrollment tokens that were not taken back."""
-    return EnrollmentToken.objects.filter(environment=scope.here, revoked_at__isnull=True)
+    """The environment's enrollment tokens that are not deleted."""
+    return EnrollmentToken.objects.filter(environment=scope.require_environment(), revoked_at__isnull=True)
 
 
 def get_enrollment_token(scope: Scope, token_id: uuid.UUID) -> EnrollmentToken:
-    """One enrollment token of the environment. NotFound otherwise."""
+    """Return an enrollment token of the environment. Raises NotFound."""
     token = enrollment_tokens(scope).filter(pk=token_id).first()
     if token is None:
         raise NotFound()
     return token
+
+
+def agents_note(scope: Scope) -> list[str]:
+    """Return a sentence about the effect of deleting `scope` on the hosts below it, or nothing without hosts."""
+    rows = Agent.objects.enrolled().filter(environment__deleted_at__isnull=True)
+    if scope.environment is not None:
+        rows = rows.filter(environment=scope.environment)
+    elif scope.project is not None:
+        rows = rows.filter(environment__project=scope.project)
+    else:
+        rows = rows.filter(environment__project__organization=scope.organization)
+    online = rows.with_liveness(Liveness.ONLINE, clock.now()).count()
+    if not online:
+        return []
+    hosts = "1 agent is online. It keeps" if online == 1 else f"{online} agents are online. They keep"
+    return [f"{hosts} running their current bundles, and the control plane can't reach them any more."]

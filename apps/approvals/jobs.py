@@ -1,12 +1,16 @@
-"""Chores of this room."""
+"""Periodic jobs of this app."""
 
 from __future__ import annotations
 
-from apps.approvals.services import expire_due, tell_expired_credentials
+from apps.approvals.services import expire_due, notify_expired_credentials, sweep_quorums
 from apps.jobs.registry import register_chore
 
 
 def register() -> None:
-    """Both clocks are swept each minute (and looked at again at every decision and build)."""
+    """Register the jobs that expire approvals and credentials and count votes each minute.
+
+    Decisions and builds check the same conditions themselves.
+    """
     register_chore("approval_expiry", every_seconds=60, run=expire_due)
-    register_chore("credential_expiry", every_seconds=60, run=tell_expired_credentials)
+    register_chore("approval_quorum", every_seconds=60, run=sweep_quorums)
+    register_chore("credential_expiry", every_seconds=60, run=notify_expired_credentials)

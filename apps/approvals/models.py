@@ -1,4 +1,4 @@
-"""Approvals, the decisions on them, and what they went through."""
+"""Approvals, decisions, and their events."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 from django.db import models
 from django_fsm import transition
 
-from apps.access.principals import Principal
-from apps.access.selectors import environments_visible_to
 from apps.core import clock
-from apps.core.fsm import GuardedModel, GuardedQuerySet, StatusField
+from apps.core.fsm import GuardedModel, StatusField
 from apps.core.models import TreeModel
-from apps.tenancy.models import Environment
+from apps.core.visibility import GuardedScopedQuerySet
+from apps.tenancy.models import Environment, InEnvironment
 
 
 class ApprovalStatus(models.TextChoices):
@@ -30,26 +29,18 @@ FINAL = (S.DENIED.value, S.EXPIRED.value, S.REVOKED.value)
 
 
 class Action(models.TextChoices):
-    """What is asked for."""
+    """What an approval is requested for."""
 
     DEPLOY = "deploy"
     REPLAY_EXECUTE = "replay_execute"
 
 
-class ApprovalQuerySet(GuardedQuerySet):
-    """Approvals."""
+class Approval(InEnvironment, GuardedModel, TreeModel):
+    """A request for approval.
 
-    def visible_to(self, principal: Principal) -> models.QuerySet[Any]:
-        """Those in environments that the caller may view."""
-        return self.filter(environment__in=environments_visible_to(principal).values("pk"))
-
-
-class Approval(GuardedModel, TreeModel):
-    """One request for agreement.
-
-    Legal moves: pending → approved | denied | expired | revoked; approved → revoked. `policy` is a copy of the policy in
-    force when it was asked; `base` maps each target agent to what it stood on; base and `shown_digest` are frozen when it
-    is decided. Two clocks: decide by `expires_at`, build by `credential_expires_at`.
+    Transitions: pending → approved | denied | expired | revoked; approved → revoked. `policy` is a copy of the policy
+    at the request. `base` maps each target agent to its deployment at the time; base and `shown_digest` are fixed at
+    the decision. The decision is due by `expires_at`, the build by `credential_expires_at`.
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="approvals")
@@ -76,7 +67,7 @@ class Approval(GuardedModel, TreeModel):
     credential_expires_at = models.DateTimeField(null=True)
     credential_expiry_told = models.BooleanField(default=False, editable=False)
 
-    objects = ApprovalQuerySet.as_manager()
+    objects = GuardedScopedQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -88,7 +79,7 @@ class Approval(GuardedModel, TreeModel):
         ]
         indexes = [
             models.Index(fields=["environment", "-id"], name="approval_by_environment"),
-            # used by the expiry sweep
+            # used by the expiry job
             models.Index(fields=["expires_at"], condition=models.Q(status="pending"), name="approval_pending"),
             models.Index(
                 fields=["credential_expires_at"],
@@ -98,11 +89,11 @@ class Approval(GuardedModel, TreeModel):
         ]
 
     def __str__(self) -> str:
-        return f"{self.action} asked by {self.requested_by_name}"
+        return f"{self.action} requested by {self.requested_by_name}"
 
     @property
     def subject_id(self) -> Any:
-        """The id of what it is about."""
+        """Id of the object that needs approval."""
         return self.deployment_id or self.replay_id
 
     @property
@@ -112,7 +103,7 @@ class Approval(GuardedModel, TreeModel):
 
     @transition(field="status", source=[S.PENDING.value], target=S.APPROVED.value)
     def approve(self) -> None:
-        """The last required reviewer approved, or the policy needs nobody."""
+        """The last required reviewer approved, or the policy requires none."""
 
     @transition(field="status", source=[S.PENDING.value], target=S.DENIED.value)
     def deny(self) -> None:
@@ -120,15 +111,15 @@ class Approval(GuardedModel, TreeModel):
 
     @transition(field="status", source=[S.PENDING.value], target=S.EXPIRED.value)
     def expire(self) -> None:
-        """The window passed."""
+        """The time to decide has passed."""
 
     @transition(field="status", source=[S.PENDING.value, S.APPROVED.value], target=S.REVOKED.value)
     def revoke(self) -> None:
-        """Withdrawn, or the grant taken back."""
+        """Withdrawn by the requester, or revoked after approval."""
 
 
 class Decision(TreeModel):
-    """One person's word on what the digest stands for. Never changed."""
+    """A reviewer's vote on a digest. Immutable."""
 
     approval = models.ForeignKey(Approval, on_delete=models.CASCADE, related_name="decisions")
     reviewer_id = models.UUIDField()
@@ -148,7 +139,7 @@ class Decision(TreeModel):
 
 
 class ApprovalEvent(TreeModel):
-    """A state the approval came into: from, to, who, why, when."""
+    """A status change of an approval: from, to, by whom, why, when."""
 
     approval = models.ForeignKey(Approval, on_delete=models.CASCADE, related_name="events")
     from_status = models.CharField(max_length=16, blank=True)
@@ -164,7 +155,7 @@ class ApprovalEvent(TreeModel):
 
 
 class PolicyWeakening(TreeModel):
-    """Who made an environment's policy weaker, and how. For 24 hours they can neither request nor decide under it."""
+    """A change that weakened an environment's policy. For 24 hours its author can neither request nor decide there."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="policy_weakenings")
     user_id = models.UUIDField()

@@ -1,4 +1,4 @@
-"""The approval policy of an environment: its shape, its defaults by posture, and who weakened it."""
+"""The approval policy of an environment: schema, defaults by posture, and weakenings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,50 @@ from apps.core import clock
 from apps.core.actors import ActorRef
 from apps.core.errors import BadRequest, FieldError, Unprocessable
 from apps.tenancy.models import Environment, Posture
-from apps.tenancy.registry import EnvironmentSettings
+from apps.tenancy.registry import EnvironmentSettings, PolicyField
 from apps.tenancy.scope import Scope
 
 DEFAULT_REQUIRED = {Posture.DEV.value: 0, Posture.STAGING.value: 1, Posture.PROD.value: 2}
 WEAKENED_FOR = dt.timedelta(hours=24)
-_RANGES = {"required_approvals": (0, 20), "approval_window_hours": (1, 24 * 30), "credential_ttl_hours": (1, 24 * 7)}
-_FLAGS = ("prevent_self_approval", "require_comment_on_deny")
+FIELDS = (
+    PolicyField(
+        "required_approvals",
+        "Approvals needed",
+        "How many people must approve a deployment. Default of a new environment: 0 in dev, 1 in staging, 2 in prod.",
+        low=0,
+        high=20,
+    ),
+    PolicyField(
+        "prevent_self_approval",
+        "Requesters can't approve their own requests",
+        "Can be disabled in dev only.",
+        default=True,
+    ),
+    PolicyField("require_comment_on_deny", "Denying needs a comment", "It is shown to the requester.", default=True),
+    PolicyField(
+        "approval_window_hours",
+        "Hours to decide",
+        "A request that is not decided within this time expires.",
+        low=1,
+        high=24 * 30,
+        default=24,
+    ),
+    PolicyField(
+        "credential_ttl_hours",
+        "Hours to build",
+        "How long after the approval its bundle can be built.",
+        low=1,
+        high=24 * 7,
+        default=8,
+    ),
+)
+"""The form fields of the policy; their ranges apply to the API too."""
+_RANGES = {f.name: (f.low, f.high) for f in FIELDS if f.low is not None and f.high is not None}
+_FLAGS = tuple(f.name for f in FIELDS if f.is_switch)
 
 
 def default_policy(posture: str) -> dict[str, Any]:
-    """The policy of an environment that says nothing else."""
+    """Return the default policy of an environment."""
     return {
         "required_approvals": DEFAULT_REQUIRED[posture],
         "prevent_self_approval": True,
@@ -42,17 +75,18 @@ def _shape_problems(policy: Mapping[str, Any]) -> list[FieldError]:
         if name in _RANGES:
             low, high = _RANGES[name]
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                problems.append(FieldError(pointer, "invalid", f"A whole number from {low} to {high}."))
+                problems.append(FieldError(pointer, "invalid", f"Must be an integer from {low} to {high}."))
         elif name in _FLAGS:
             if not isinstance(value, bool):
-                problems.append(FieldError(pointer, "invalid", "true or false."))
+                problems.append(FieldError(pointer, "invalid", "Must be true or false."))
         else:
-            problems.append(FieldError(pointer, "unknown_field", "This field is not known here."))
+            problems.append(FieldError(pointer, "unknown_field", "Unknown field."))
     return problems
 
 
 def weaker_in(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes `after` weaker than `before`: fewer approvals, self-approval allowed, longer windows, no comment on deny."""
+    """Return what makes `after` weaker than `before`: fewer approvals, self-approval, longer windows, no comment on
+    denial."""
     found: dict[str, Any] = {}
     for name in ("required_approvals", *_FLAGS):
         if after[name] < before[name]:
@@ -71,10 +105,10 @@ def check_settings(
     after: EnvironmentSettings,
     explicit: frozenset[str],
 ) -> EnvironmentSettings:
-    """Tenancy's settings check: refuse a policy of a wrong shape, complete it, and note who weakened it.
+    """Tenancy's settings check: validate and complete the policy, and record who weakened it.
 
-    Raises BadRequest on the shape; Unprocessable `self_approval_only_in_dev`, and `too_few_reviewers` when
-    `required_approvals` is set above the number of people who could decide.
+    Raises BadRequest for an invalid policy, Unprocessable `self_approval_only_in_dev`, and `too_few_reviewers` if
+    `required_approvals` exceeds the number of people who can decide.
     """
     problems = _shape_problems(after.policy)
     if problems:
@@ -82,7 +116,7 @@ def check_settings(
     start = default_policy(after.posture) if before is None else before.policy or default_policy(after.posture)
     policy = {**default_policy(after.posture), **after.policy}
     if not policy["prevent_self_approval"] and after.posture != Posture.DEV.value:
-        detail = "Self-approval may be switched on in dev only."
+        detail = "Self-approval can be enabled in dev only."
         raise Unprocessable(
             detail,
             code="self_approval_only_in_dev",
@@ -91,25 +125,30 @@ def check_settings(
     if "policy.required_approvals" in explicit and policy["required_approvals"] > 0:
         able = people_with(Permission.OPERATE_ENVIRONMENT, scope).count()
         if policy["required_approvals"] > able:
-            detail = f"{able} people could decide here."
+            detail = f"Only {able} people can decide in this environment."
             raise Unprocessable(
                 detail,
                 code="too_few_reviewers",
                 errors=[FieldError("/policy/required_approvals", "too_few_reviewers", detail)],
             )
     weaker = weaker_in(start, policy) if before is not None else {}
-    if weaker and actor.kind == "person" and actor.id and scope.environment is not None:
-        PolicyWeakening.objects.create(environment=scope.environment, user_id=uuid.UUID(actor.id), details=weaker)
+    if weaker and actor.acts_for is not None and scope.environment is not None:
+        PolicyWeakening.objects.create(environment=scope.environment, user_id=actor.acts_for, details=weaker)
     return replace(after, policy=policy)
 
 
 def policy_of(environment: Environment) -> dict[str, Any]:
-    """The policy in force, complete."""
+    """Return the complete policy in force."""
     return {**default_policy(environment.posture), **environment.policy}
 
 
-def weakeners(environment: Environment, now: dt.datetime | None = None) -> set[uuid.UUID]:
-    """People who weakened this environment's policy in the last 24 hours."""
+def weakened_until(environment: Environment, now: dt.datetime | None = None) -> dict[uuid.UUID, dt.datetime]:
+    """Return the users who weakened this policy in the last 24 hours, and until when they can't decide."""
     since = (now or clock.now()) - WEAKENED_FOR
-    rows = PolicyWeakening.objects.filter(environment=environment, at__gt=since)
-    return set(rows.values_list("user_id", flat=True))
+    rows = PolicyWeakening.objects.filter(environment=environment, at__gt=since).order_by("at")
+    return {user_id: at + WEAKENED_FOR for user_id, at in rows.values_list("user_id", "at")}
+
+
+def weakeners(environment: Environment, now: dt.datetime | None = None) -> set[uuid.UUID]:
+    """Return the users who weakened this policy in the last 24 hours."""
+    return set(weakened_until(environment, now))

@@ -1,37 +1,32 @@
-"""What approvals are about. The rooms above register how their subject is described and what a decision does to it."""
+"""Registry of the kinds of objects that need approval, filled by other apps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import uuid
+from collections.abc import Sequence
+from typing import Protocol
 
 from apps.approvals.models import Approval
 from apps.core.actors import ActorRef
 from apps.core.errors import NotFound
 
 
-@dataclass(frozen=True, slots=True)
-class SubjectDescription:
-    """What a reviewer is told of the subject."""
-
-    title: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
 class ApprovalSubject(Protocol):
-    """A kind of thing that needs agreement. The `on_…` methods run in the decision's transaction, the environment locked."""
+    """A kind of object that needs approval. The `on_…` methods run in the decision's transaction, with the environment
+    locked."""
 
-    def present_base(self, approval: Approval) -> dict[str, str | None]:
-        """What each target stands on now, by agent id."""
+    def present_bases(self, approvals: Sequence[Approval]) -> dict[uuid.UUID, dict[str, str | None]]:
+        """Return the current deployment of each target of each approval, by agent id. The number of queries is
+        constant."""
         ...
 
     def on_approved(self, *, approval: Approval, actor: ActorRef) -> None: ...
 
     def on_denied(self, *, approval: Approval, actor: ActorRef, trigger: str, reason: str) -> None:
-        """`trigger` is denied, expired or withdrawn."""
+        """Called after denial, expiry or withdrawal, which `trigger` names."""
 
     def on_revoked(self, *, approval: Approval, actor: ActorRef, reason: str) -> None:
-        """An approval that was given is taken back. May raise Conflict to refuse."""
+        """Called when an approval is revoked. May raise Conflict to refuse."""
 
     def on_credential_expired(self, *, approval: Approval) -> None: ...
 
@@ -40,13 +35,13 @@ _subjects: dict[str, ApprovalSubject] = {}
 
 
 def register_subject(action: str, subject: ApprovalSubject) -> None:
-    """Let `subject` speak for approvals of `action`."""
+    """Register the kind of object for approvals of `action`."""
     _subjects[action] = subject
 
 
 def subject_of(approval: Approval) -> ApprovalSubject:
-    """Who speaks for this approval."""
+    """Return the registered subject of this approval."""
     try:
         return _subjects[approval.action]
     except KeyError:
-        raise NotFound(f"Nothing speaks for approvals of {approval.action}.") from None
+        raise NotFound(f"No subject is registered for approvals of {approval.action}.") from None

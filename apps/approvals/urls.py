@@ -2,17 +2,17 @@
 
 from django.urls import path
 
+from apps.api.paths import ENVIRONMENT
 from apps.approvals import api
 
-_ENV = "orgs/<uuid:org_id>/projects/<uuid:project_id>/environments/<uuid:environment_id>"
-_ONE = f"{_ENV}/approvals/<uuid:approval_id>"
+ONE = f"{ENVIRONMENT}/approvals/<uuid:approval_id>"
 
 urlpatterns = [
-    path("me/approvals", api.MyApprovalsView.as_view()),
-    path(f"{_ENV}/approvals", api.ApprovalsView.as_view()),
-    path(_ONE, api.ApprovalView.as_view()),
-    path(f"{_ONE}/approve", api.ApproveView.as_view()),
-    path(f"{_ONE}/deny", api.DenyView.as_view()),
-    path(f"{_ONE}/revoke", api.RevokeView.as_view()),
-    path(f"{_ONE}/credential", api.CredentialView.as_view()),
+    path("me/approvals", api.MyApprovalsView.as_view(), name="my-approvals"),
+    path(f"{ENVIRONMENT}/approvals", api.ApprovalsView.as_view(), name="approvals"),
+    path(ONE, api.ApprovalView.as_view(), name="approval"),
+    path(f"{ONE}/approve", api.ApproveView.as_view(), name="approval-approve"),
+    path(f"{ONE}/deny", api.DenyView.as_view(), name="approval-deny"),
+    path(f"{ONE}/revoke", api.RevokeView.as_view(), name="approval-revoke"),
+    path(f"{ONE}/credential", api.CredentialView.as_view(), name="approval-credential"),
 ]

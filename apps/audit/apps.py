@@ -1,4 +1,4 @@
-"""The append-only chain of what happened."""
+"""The append-only audit chain."""
 
 from django.apps import AppConfig
 

@@ -1,4 +1,4 @@
-"""Audit rows. They name everything by plain ids and copied names, because they outlive it."""
+"""Audit events. They refer to objects by plain ids and copied names, because they outlive them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from django.db import models
 
 from apps.core import clock
 from apps.core.ids import new_id
+from apps.core.visibility import ScopedModel, ScopedQuerySet, Viewer
 
 
 class Outcome(models.TextChoices):
-    """How an authorization decision or an event came out."""
+    """Result of an authorization decision or of an event."""
 
     ALLOWED = "allowed"
     DENIED = "denied"
 
 
 class ChainHead(models.Model):
-    """The end of one chain: how many events, the last hash, and a MAC under a key that the database does not hold.
+    """The end of one chain: the number of events, the last hash, and a MAC under a key that is not in the database.
 
-    `mac_key` is the id of the key-encryption key that the MAC's key derives from; empty where it was not noted yet.
+    `mac_key` is the id of the key-encryption key from which the MAC's key is derived. It is empty for heads written
+    before the column existed.
     """
 
     chain = models.CharField(primary_key=True, max_length=64)
@@ -30,8 +32,8 @@ class ChainHead(models.Model):
     mac_key = models.CharField(max_length=64, default="", db_default="")
 
 
-class AuditEvent(models.Model):
-    """One thing that happened. `hash` = SHA-256 of the previous hash and this event's RFC 8785 JSON."""
+class AuditEvent(ScopedModel):
+    """One audit event. `hash` is the SHA-256 of the previous hash and this event's RFC 8785 JSON."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     created_at = models.DateTimeField(default=clock.now, editable=False)
@@ -51,6 +53,8 @@ class AuditEvent(models.Model):
     previous_hash = models.CharField(max_length=64)
     hash = models.CharField(max_length=64)
 
+    objects = ScopedQuerySet.as_manager()
+
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["chain", "seq"], name="audit_chain_seq"),
@@ -59,15 +63,23 @@ class AuditEvent(models.Model):
         indexes = [
             # used by the organization's list (keyset on id)
             models.Index(fields=["organization_id", "-id"], name="audit_by_organization"),
+            # used by the history of one object
+            models.Index(fields=["target", "-id"], name="audit_by_target"),
         ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.target}"
+
+    @classmethod
+    def visible_where(cls, viewer: Viewer) -> models.Q:
+        """The events of organizations that the viewer administers; all of them for platform staff."""
+        sight = viewer.visibility
+        return models.Q() if sight.everything else models.Q(organization_id__in=sight.administered)
 
 
 SYSTEM_CHAIN = "system"
 
 
 def chain_of(organization_id: uuid.UUID | None) -> str:
-    """The chain that events of this organization go to; those of none go to the system chain."""
+    """Return the name of the organization's chain, or of the system chain for None."""
     return str(organization_id) if organization_id else SYSTEM_CHAIN

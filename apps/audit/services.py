@@ -1,4 +1,4 @@
-"""Writing and proving the chain."""
+"""Write and verify audit chains."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import hashlib
 import hmac
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import rfc8785
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 
-from apps.audit.models import SYSTEM_CHAIN, AuditEvent, ChainHead, Outcome, chain_of
+from apps.audit.coalescing import coalescer
+from apps.audit.models import AuditEvent, ChainHead, Outcome, chain_of
 from apps.core import clock, context
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row
+from apps.core.db import lock_row, outside_transaction
 from apps.core.errors import Unavailable
 from apps.core.ids import new_id
 
 log = structlog.get_logger(__name__)
 
 GENESIS = "0" * 64
-COALESCE_SECONDS = 60
+VERIFY_BATCH = 2000
 
 
 def _mac_keys() -> list[tuple[str, bytes]]:
-    """(id, key) for the MACs of heads: the first makes them, any of them proves one."""
+    """The (id, key) pairs for MACs of heads: the first one signs, each of them verifies."""
     keys: list[tuple[str, bytes]] = settings.BYTEOR_AUDIT_MAC_KEYS
     return keys
 
@@ -38,41 +40,43 @@ def _mac(key: bytes, chain: str, count: int, last_hash: str) -> str:
     return hmac.new(key, f"{chain}\n{count}\n{last_hash}".encode(), hashlib.sha256).hexdigest()
 
 
-def _sealed(chain: str, count: int, last_hash: str) -> dict[str, str]:
-    """The columns `mac` and `mac_key` of a head that stands there."""
+def _mac_columns(chain: str, count: int, last_hash: str) -> dict[str, str]:
+    """Return the columns `mac` and `mac_key` of a head with this count and hash."""
     name, key = _mac_keys()[0]
     return {"mac": _mac(key, chain, count, last_hash), "mac_key": name}
 
 
-def _is_proved(head: ChainHead) -> bool:
-    """Does some key of the ring bear the head's MAC out?"""
+def _mac_verifies(head: ChainHead) -> bool:
+    """True if any configured key verifies the head's MAC."""
     macs = [_mac(key, head.chain, head.count, head.hash) for _, key in _mac_keys()]
     return any(hmac.compare_digest(head.mac, mac) for mac in macs)
 
 
-def _unproved(head: ChainHead) -> str:
-    """Why no key bears the head out: it was changed, or the key that it names is not configured."""
+def _mac_problem(head: ChainHead) -> str:
+    """Explain why no key verifies the head: it was changed, or the key it names is not configured."""
     if head.mac_key and head.mac_key not in [name for name, _ in _mac_keys()]:
         return f"the head's MAC is under the key-encryption key '{head.mac_key}', which is not configured"
     return "the head's MAC does not verify"
 
 
-def _carried_on(head: ChainHead, count: int, last_hash: str) -> dict[str, str]:
-    """The seal of what follows `head`: none where `head` itself is not borne out, or tampering would be sealed over.
+def _next_mac_columns(head: ChainHead, count: int, last_hash: str) -> dict[str, str]:
+    """Return the MAC columns of the event after `head`: none if `head` itself does not verify.
 
-    Such a chain goes on, its events linked, and `verify` names its head from then on. Raises Unavailable while the key that
-    the head names is not configured: only that key can tell.
+    A new MAC would hide the tampering. Such a chain continues, its events linked, and `verify` reports its head from
+    then on. Raises Unavailable while the key that the head names is not configured: only that key can verify it.
     """
-    if _is_proved(head):
-        return _sealed(head.chain, count, last_hash)
+    if _mac_verifies(head):
+        return _mac_columns(head.chain, count, last_hash)
     if head.mac_key and head.mac_key not in [name for name, _ in _mac_keys()]:
-        raise Unavailable(f"The audit chain can't go on: {_unproved(head)}.", code="key_encryption_key_missing")
-    log.error("an audit chain's head was changed by somebody else; it is not sealed again", chain=head.chain)
+        raise Unavailable(
+            f"The audit chain can't be continued: {_mac_problem(head)}.", code="key_encryption_key_missing"
+        )
+    log.error("audit chain head was changed outside this program; its MAC is not renewed", chain=head.chain)
     return {}
 
 
 def document(event: AuditEvent) -> dict[str, Any]:
-    """The event as it is hashed and exported (everything but its own hash)."""
+    """Return the event as it is hashed and exported: everything except its own hash."""
     return {
         "id": str(event.id),
         "chain": event.chain,
@@ -100,11 +104,11 @@ def _lock_head(chain: str) -> ChainHead:
     head = lock_row(ChainHead.objects.filter(pk=chain))
     if head is None:
         ChainHead.objects.bulk_create(
-            [ChainHead(chain=chain, count=0, hash=GENESIS, **_sealed(chain, 0, GENESIS))], ignore_conflicts=True
+            [ChainHead(chain=chain, count=0, hash=GENESIS, **_mac_columns(chain, 0, GENESIS))], ignore_conflicts=True
         )
         head = lock_row(ChainHead.objects.filter(pk=chain))
     if head is None:
-        raise RuntimeError("the chain head was neither found nor made")
+        raise RuntimeError("the chain head was neither found nor created")
     return head
 
 
@@ -121,8 +125,8 @@ def record(
     """Append one event to its organization's chain, in the caller's transaction.
 
     `scope` and `details` are JSON without secrets. Locks the chain's head until the transaction ends: call it last.
-    Raises when the event can't be written, so that what it records does not happen either. A head that somebody else moved
-    stays without a good MAC, whatever is written after it.
+    Raises if the event can't be written, so that the change it describes is rolled back too. A head that was changed
+    outside this program never gets a valid MAC again.
     """
     here = context.current()
     chain = chain_of(organization_id)
@@ -131,7 +135,7 @@ def record(
         head = _lock_head(chain)
         event = AuditEvent(
             id=new_id(),
-            # milliseconds only: it must read back as it was hashed
+            # milliseconds only: the stored value must equal the hashed one
             created_at=now.replace(microsecond=now.microsecond // 1000 * 1000),
             chain=chain,
             seq=head.count + 1,
@@ -151,9 +155,37 @@ def record(
         event.hash = _hash(event)
         event.save(force_insert=True)
         ChainHead.objects.filter(pk=chain).update(
-            count=event.seq, hash=event.hash, **_carried_on(head, event.seq, event.hash)
+            count=event.seq, hash=event.hash, **_next_mac_columns(head, event.seq, event.hash)
         )
     return event
+
+
+class AuditScope(Protocol):
+    """A node of the tree with its parents, as the app `tenancy` defines it."""
+
+    @property
+    def organization_id(self) -> uuid.UUID: ...
+
+    def as_dict(self) -> dict[str, str]: ...
+
+
+def record_in(
+    scope: AuditScope,
+    *,
+    action: str,
+    actor: ActorRef,
+    target: str,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Record an allowed change within `scope`. See `record`."""
+    record(
+        organization_id=scope.organization_id,
+        action=action,
+        actor=actor,
+        target=target,
+        scope=scope.as_dict(),
+        details=details,
+    )
 
 
 def record_denial(
@@ -164,34 +196,57 @@ def record_denial(
     target: str,
     reason: str,
     scope: Mapping[str, object],
+    any_target: bool = False,
 ) -> None:
-    """Put a refused attempt on record, in a transaction of its own.
+    """Record a refused attempt, at most once per actor, action, target and hour (see `record_repeating`).
 
-    Denials of outsiders (`organization_id` None) go to the system chain, at most one per actor, action and minute.
+    With `any_target`, once whatever the target, for attempts whose target the caller chooses freely.
     """
-    with transaction.atomic():
-        if organization_id is None:
-            since = clock.now().timestamp() - COALESCE_SECONDS
-            head = _lock_head(SYSTEM_CHAIN)
-            recent = AuditEvent.objects.filter(
-                chain=SYSTEM_CHAIN,
-                seq__gt=head.count - 200,
-                actor=str(actor)[:200],
-                action=action,
-                outcome=Outcome.DENIED,
-                created_at__gte=clock.from_ms(int(since * 1000)),
-            )
-            if recent.exists():
-                return
-        record(
-            organization_id=organization_id,
-            action=action,
-            actor=actor,
-            target=target,
-            outcome=Outcome.DENIED,
-            scope=scope,
-            details={"reason": reason},
-        )
+    record_repeating(
+        key=(organization_id, str(actor), action, "" if any_target else (target, reason)),
+        organization_id=organization_id,
+        action=action,
+        actor=actor,
+        target=target,
+        outcome=Outcome.DENIED,
+        scope=scope,
+        details={"reason": reason},
+    )
+
+
+def record_view(
+    *, organization_id: uuid.UUID | None, actor: ActorRef, target: str, scope: Mapping[str, object] | None = None
+) -> None:
+    """Record that platform staff viewed a tenant's data, at most once per person, target and hour."""
+    record_repeating(
+        key=(organization_id, str(actor), "staff.viewed", target),
+        organization_id=organization_id,
+        action="staff.viewed",
+        actor=actor,
+        target=target,
+        scope=scope,
+    )
+
+
+def record_repeating(*, key: Hashable, details: Mapping[str, object] | None = None, **event: Any) -> None:
+    """Append an event unless one with the same `key` was written this hour.
+
+    The next event's `details.suppressed` is the number of events that were not written. Uses its own transaction, also
+    when the caller is in one that may be rolled back: within a request the event is written at the request's end.
+    """
+    suppressed = coalescer.admit(key)
+    if suppressed is None:
+        return
+    more = {"suppressed": suppressed} if suppressed else {}
+
+    def write() -> None:
+        try:
+            record(details={**(details or {}), **more}, **event)
+        except BaseException:
+            coalescer.forget(key)
+            raise
+
+    outside_transaction(write)
 
 
 def _plain(value: Mapping[str, object]) -> dict[str, Any]:
@@ -203,8 +258,8 @@ def _plain(value: Mapping[str, object]) -> dict[str, Any]:
         if item is None or isinstance(item, bool | str):
             return item
         if isinstance(item, int):
-            # RFC 8785 numbers are doubles: what does not fit exactly is written as text
-            return item if abs(item) <= 2**53 else str(item)
+            # RFC 8785 numbers are doubles: an integer outside of the range in which each is exact is written as text
+            return item if abs(item) < 2**53 else str(item)
         if isinstance(item, float):
             return item
         return str(item)
@@ -215,13 +270,20 @@ def _plain(value: Mapping[str, object]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Outcome of a walk over one chain: `events` looked at; `broken_at` is the seq of the first bad link, or None."""
+    """Result of verifying a chain, or a part of it.
+
+    `events` is the number of events up to the last one checked, `head_hash` its hash. `broken_at` is the seq of the
+    first bad link, or None. `next` is the seq to continue after, None at the head. `head` is the head's position at the
+    start.
+    """
 
     ok: bool
     events: int
     head_hash: str
     broken_at: int | None = None
     problem: str = ""
+    next: int | None = None
+    head: tuple[int, str] = (0, GENESIS)
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -234,50 +296,123 @@ class Verification:
 
 
 def events_of(organization_id: uuid.UUID | None) -> Iterator[AuditEvent]:
-    """Every event of a chain, oldest first, streamed."""
+    """Iterate over every event of a chain, oldest first."""
     return AuditEvent.objects.filter(chain=chain_of(organization_id)).order_by("seq").iterator(chunk_size=2000)
 
 
-def verify(organization_id: uuid.UUID | None) -> Verification:
-    """Walk the chain of an organization (None: the system chain), also after the organization was deleted.
+def events_about(target: str, organization_id: uuid.UUID | None, *, most: int) -> QuerySet[AuditEvent]:
+    """The newest `most` events about `target` (`environment:<id>`), in the chain of the organization or of the system."""
+    rows = AuditEvent.objects.filter(target=target, chain=chain_of(organization_id))
+    return rows.order_by("-id")[:most]
 
-    Names the first broken link: a changed, missing, inserted or re-ordered event, or a head that its MAC or the
-    last event does not bear out.
+
+def _links(chain: str, after: int, upto: int) -> Iterator[AuditEvent]:
+    """Iterate over the events with `after` < seq <= `upto` in batches, so that no statement or transaction is long."""
+    while after < upto:
+        rows = AuditEvent.objects.filter(chain=chain, seq__gt=after, seq__lte=upto).order_by("seq")[:VERIFY_BATCH]
+        batch = list(rows)
+        yield from batch
+        if len(batch) < VERIFY_BATCH:
+            return
+        after = batch[-1].seq
+
+
+def verify(
+    organization_id: uuid.UUID | None,
+    *,
+    after: int = 0,
+    limit: int | None = None,
+    expect: tuple[int, str] | None = None,
+) -> Verification:
+    """Verify the chain of an organization (None: the system chain), also after the organization was deleted.
+
+    Takes no lock. Verification ends at the head read at its start; later events belong to the next run. Reports the
+    first broken link: a changed, missing, inserted or re-ordered event, or a head that neither its MAC nor the last
+    event confirms. `after` and `limit` verify a part: the event with seq `after` is taken as verified. `expect` is the
+    (count, hash) of a head recorded earlier: the chain must still contain that event, which detects a chain restored as
+    a whole.
     """
     chain = chain_of(organization_id)
-    with transaction.atomic():
-        head = lock_row(ChainHead.objects.filter(pk=chain))
-        previous, expected = GENESIS, 1
-        for event in events_of(organization_id):
-            if event.seq != expected:
-                return Verification(False, expected - 1, previous, expected, f"event {expected} is missing")
-            if event.previous_hash != previous:
-                return Verification(False, expected - 1, previous, expected, "does not link to the event before it")
-            if _hash(event) != event.hash:
-                return Verification(False, expected - 1, previous, expected, "its content was changed")
-            previous, expected = event.hash, expected + 1
-    count = expected - 1
-    if head is None:
-        return Verification(count == 0, count, previous, None if count == 0 else count, "" if count == 0 else "no head")
-    if not _is_proved(head):
-        return Verification(False, count, previous, count, _unproved(head))
-    if head.count != count or head.hash != previous:
-        return Verification(False, count, previous, count + 1, f"the head counts {head.count} events")
-    return Verification(True, count, previous)
+    head = ChainHead.objects.filter(pk=chain).first()
+    count, at_head = (head.count, head.hash) if head is not None else (0, GENESIS)
+    starting_head = (count, at_head)
+    previous = GENESIS
+    if after:
+        before = AuditEvent.objects.filter(chain=chain, seq=after).first()
+        if before is None:
+            return Verification(False, after, previous, after, f"event {after} is missing", head=starting_head)
+        previous = before.hash
+    problem = ""
+    if head is not None and not _mac_verifies(head):
+        # its count is as untrustworthy as its hash: verify every event there is
+        problem, count = _mac_problem(head), AuditEvent.objects.filter(chain=chain).count()
+    upto = count if limit is None else min(count, after + limit)
+    expected = after + 1
+    for event in _links(chain, after, upto):
+        if event.seq != expected:
+            return Verification(
+                False, expected - 1, previous, expected, f"event {expected} is missing", head=starting_head
+            )
+        if event.previous_hash != previous:
+            return Verification(
+                False, expected - 1, previous, expected, "does not link to the event before it", head=starting_head
+            )
+        if _hash(event) != event.hash:
+            return Verification(False, expected - 1, previous, expected, "its content was changed", head=starting_head)
+        if expect is not None and event.seq == expect[0] and event.hash != expect[1]:
+            return Verification(
+                False,
+                expected - 1,
+                previous,
+                expected,
+                "it is not the event that was recorded earlier",
+                head=starting_head,
+            )
+        previous, expected = event.hash, expected + 1
+    seen = expected - 1
+    if seen < upto:
+        return Verification(False, seen, previous, seen + 1, f"event {seen + 1} is missing", head=starting_head)
+    if seen < count:
+        return Verification(True, seen, previous, next=seen, head=starting_head)
+    if problem:
+        return Verification(False, seen, previous, seen, problem, head=starting_head)
+    if previous != at_head:
+        return Verification(False, seen, previous, seen + 1, f"the head counts {count} events", head=starting_head)
+    if expect is not None and expect[0] > count:
+        return Verification(
+            False, seen, previous, seen + 1, f"{expect[0]} events were recorded earlier", head=starting_head
+        )
+    if (extra := _first_event_beyond_head(chain, count)) is not None:
+        return Verification(False, seen, previous, extra, "the head does not count it", head=starting_head)
+    return Verification(True, seen, previous, head=starting_head)
+
+
+def _first_event_beyond_head(chain: str, count: int) -> int | None:
+    """Return the seq of the first event that no head counts, or None.
+
+    An event and the head that counts it are written in one transaction: a reader that sees the event sees that head.
+    """
+    last = AuditEvent.objects.filter(chain=chain, seq__gt=count).order_by("-seq").values_list("seq", flat=True).first()
+    if last is None:
+        return None
+    now = ChainHead.objects.filter(pk=chain).values_list("count", flat=True).first() or 0
+    return now + 1 if now < last else None
 
 
 @dataclass(frozen=True, slots=True)
 class Resealed:
-    """How many heads got a MAC under the primary key, and {chain: why} for those that no key of the ring bears out."""
+    """Number of heads that got a MAC under the primary key, and {chain: problem} for those that no configured key
+    verifies."""
 
     moved: int
     unproved: dict[str, str]
 
 
 def reseal(*, dry_run: bool = False) -> Resealed:
-    """Give every head a MAC under the primary key, so that the former key may go. One that is not proved is left as it is.
+    """Give every head a MAC under the primary key, so that the former key can be removed.
 
-    A head at a time, each in a transaction of its own: safe to stop, to repeat and to run beside what writes events.
+    A head that does not verify is left unchanged. Each head is updated in its own transaction: safe to stop, to repeat
+    and to run while events are written.
     """
     here = _mac_keys()[0][0]
     moved, unproved = 0, {}
@@ -286,17 +421,17 @@ def reseal(*, dry_run: bool = False) -> Resealed:
             head = lock_row(ChainHead.objects.filter(pk=chain).exclude(mac_key=here))
             if head is None:
                 continue
-            if not _is_proved(head):
-                unproved[chain] = _unproved(head)
+            if not _mac_verifies(head):
+                unproved[chain] = _mac_problem(head)
                 continue
             if not dry_run:
-                ChainHead.objects.filter(pk=chain).update(**_sealed(chain, head.count, head.hash))
+                ChainHead.objects.filter(pk=chain).update(**_mac_columns(chain, head.count, head.hash))
             moved += 1
     return Resealed(moved, unproved)
 
 
 def missing_mac_keys() -> dict[str, int]:
-    """{id of a key-encryption key that is not configured: how many heads have their MAC from it}."""
+    """Count the heads per key-encryption key that is not configured, by the id of that key."""
     ring = [name for name, _ in _mac_keys()]
     rows = ChainHead.objects.exclude(mac_key="").exclude(mac_key__in=ring)
     return dict(Counter(rows.values_list("mac_key", flat=True)))

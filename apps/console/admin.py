@@ -1,183 +1,210 @@
-"""The approval and deployment pages: they span rooms, so they are registered here."""
+"""Admin of approvals: the list, and the live page on which an approval is decided."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.core.validators import ProhibitNullCharactersValidator
+from django.db.models import Count
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.text import Truncator
 
-from apps.access.admin import ScopedModelAdmin, pill, principal_of, tell
-from apps.access.policy import can, require
-from apps.access.roles import Permission
-from apps.approvals.models import Approval
+from apps.approvals.models import Approval, ApprovalStatus, Decision
+from apps.approvals.selectors import current_facts, effective_status
 from apps.approvals.services import decide, revoke
-from apps.console.review import live_state, review
-from apps.console.rollout import history_of, rollout_of
-from apps.core.errors import BadRequest, ServiceError
-from apps.core.fsm import allowed_from
-from apps.deployments import services as deployments
-from apps.deployments.models import Deployment
-from apps.deployments.selectors import needing_redeployment, still_run, targets_of
+from apps.console.approval_page import approval_page, deployment_of, title_of
+from apps.console.base.filters import SCOPE_FILTERS
+from apps.console.base.model_admin import ScopedModelAdmin
+from apps.console.base.principal import principal_of
+from apps.console.base.ui import status_badge
+from apps.console.changes import changes_of, names_of
+from apps.console.deployment_admin import DeploymentAdmin
+from apps.console.deployment_page import name_of
+from apps.console.live import live_answer
+from apps.core.errors import BadRequest, ServiceError, StateConflict
+from apps.deployments.blocked import blockers_of
+from apps.deployments.models import Deployment, Target
 from apps.tenancy.selectors import scope_of
 
-DONE = {"approve": "You approved it.", "deny": "You denied it.", "revoke": "The approval is taken back."}
+__all__ = ["ApprovalAdmin", "DeploymentAdmin"]
+
+ALREADY = {
+    "approved": "It is already approved.",
+    "denied": "It was already denied.",
+    "expired": "It has expired.",
+    "revoked": "It was already withdrawn or stopped.",
+}
+
+
+class DecisionForm(forms.Form):
+    """A decision on the shown state: `{decision, comment, shown_digest}`."""
+
+    decision = forms.ChoiceField(choices=[("approve", "approve"), ("deny", "deny"), ("revoke", "revoke")])
+    comment = forms.CharField(
+        required=False, max_length=2000, strip=True, validators=[ProhibitNullCharactersValidator()]
+    )
+    shown_digest = forms.CharField(required=False, max_length=80, validators=[ProhibitNullCharactersValidator()])
 
 
 @admin.register(Approval)
 class ApprovalAdmin(ScopedModelAdmin):
-    """Approvals: what changes, and the decision on it."""
+    """Admin of approvals: the changes, and the decision on them."""
 
-    list_display = ("__str__", "state", "environment", "requested_by_name", "created_at", "expires_at")
-    list_filter = ("status", "action")
-    list_select_related = ("environment",)
+    list_display = (
+        "what", "where", "state", "votes", "requested_by_name", "reason_begins", "agents", "created_at", "expires_at",
+    )  # fmt: skip
+    list_filter = ("status", *SCOPE_FILTERS)
+    search_fields = ("requested_by_name", "reason", "environment__name", "environment__project__name")
     ordering = ("-id",)
+
+    def prepare_rows(self, rows: list[Any]) -> None:
+        ids = [row.deployment_id for row in rows if row.deployment_id is not None]
+        deployments = {row.pk: row for row in Deployment.objects.filter(pk__in=ids)}
+        given = Decision.objects.filter(approval__in=[row.pk for row in rows], decision="approve")
+        counts = dict(given.values_list("approval_id").annotate(people=Count("reviewer_id", distinct=True)))
+        for row in rows:
+            row.deployment = deployments.get(row.deployment_id)
+            row.people = counts.get(row.pk, 0)
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        """Search as in every list, and by pipeline name."""
+        found, may_repeat = super().get_search_results(request, queryset, search_term)
+        if search_term:
+            named = Deployment.objects.filter(pipeline_name__icontains=search_term).values("pk")
+            found |= queryset.filter(deployment_id__in=named)
+        return found, may_repeat
+
+    @admin.display(description="request")
+    def what(self, row: Any) -> str:
+        """The pipeline and version that approval is requested for, or the kind of request."""
+        return name_of(row.deployment) if row.deployment is not None else str(row.get_action_display())
 
     @admin.display(description="status", ordering="status")
     def state(self, row: Approval) -> str:
-        return pill(str(row.status))
+        """The effective status, including expiry."""
+        return status_badge(effective_status(row))
+
+    @admin.display(description="approvals")
+    def votes(self, row: Any) -> str:
+        """Approvals given, of those required. The page itself marks votes that no longer count."""
+        return f"{row.people} of {row.required_approvals}"
+
+    @admin.display(description="reason")
+    def reason_begins(self, row: Approval) -> str:
+        """The reason, truncated for the list."""
+        return Truncator(row.reason).chars(60) or "–"
+
+    @admin.display(description="agents")
+    def agents(self, row: Approval) -> int:
+        """Number of agents."""
+        return len(row.target_agent_ids)
 
     def get_urls(self) -> list[URLPattern]:
-        live = path(
-            "<uuid:object_id>/state/", self.admin_site.admin_view(self.state_view), name="approvals_approval_state"
-        )
-        return [live, *super().get_urls()]
+        wrap = self.admin_site.admin_view
+        return [
+            path("<uuid:object_id>/state/", wrap(self.state_view), name="approvals_approval_state"),
+            path("<uuid:object_id>/compare/<str:base>/", wrap(self.compare_view), name="approvals_approval_compare"),
+            *super().get_urls(),
+        ]
 
     def state_view(self, request: HttpRequest, object_id: Any) -> HttpResponse:
-        """What the page polls."""
+        """Answer a poll of the live page with the cards that changed."""
         approval = self.object_or_404(request, str(object_id))
-        deployment = Deployment.objects.filter(approval_id=approval.pk).first()
-        return JsonResponse(live_state(deployment, approval), headers={"Cache-Control": "no-store"})
+        return live_answer(request, approval_page(request, approval, principal_of(request), polled=True))
+
+    def compare_view(self, request: HttpRequest, object_id: Any, base: str) -> HttpResponse:
+        """Show the full comparison for the agents of one base."""
+        approval = self.object_or_404(request, str(object_id))
+        deployment = deployment_of(approval)
+        if deployment is None:
+            raise Http404
+        names = names_of(Target.objects.filter(deployment=deployment).values_list("agent_id", "agent_name"))
+        changes = changes_of(approval, current_facts(approval).base, deployment, names, only=base)
+        group = next((group for group in changes.groups if group.key == base), None)
+        if group is None:
+            raise Http404
+        context = {**self._context(request, approval, deployment), "group": group}
+        return TemplateResponse(request, "admin/approvals/approval/compare.html", context)
+
+    def _context(self, request: HttpRequest, approval: Approval, deployment: Deployment | None) -> dict[str, Any]:
+        return {
+            **self.admin_site.each_context(request),
+            "opts": self.model._meta,
+            "approval": approval,
+            "title": title_of(approval, deployment),
+            "where": f"{approval.environment.project.name} / {approval.environment.name}",
+        }
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         approval = self.object_or_404(request, object_id)
-        status, refusal = 200, None
-        comment = ""
+        status, refusal, comment, headers = 200, None, "", {}
         if request.method == "POST":
             comment = request.POST.get("comment", "")[:2000]
             try:
-                self._decide(request, approval, comment)
+                self._decide(request, approval)
             except ServiceError as error:
-                status, refusal = error.status, error
+                status, refusal, headers = error.status, error, dict(error.headers)
             else:
                 return HttpResponseRedirect(request.path)
             approval = self.object_or_404(request, object_id)
-        who = principal_of(request)
+        page = approval_page(request, approval, principal_of(request), comment=comment)
+        state_url = reverse("admin:approvals_approval_state", args=[approval.pk])
+        query = request.GET.urlencode()
         context = {
-            **self.admin_site.each_context(request),
-            "opts": self.model._meta,
-            "title": f"Approval · {approval.environment}",
-            "page": review(approval, who),
+            **self._context(request, approval, deployment_of(approval)),
+            "tab_title": page.title,
+            "page": page,
             "refusal": refusal,
-            "comment": comment,
-            "state_url": reverse("admin:approvals_approval_state", args=[approval.pk]),
+            "live_url": f"{state_url}?{query}" if query else state_url,
         }
-        return TemplateResponse(request, "admin/approvals/approval/page.html", context, status=status)
+        return TemplateResponse(request, "admin/approvals/approval/page.html", context, status=status, headers=headers)
 
-    def _decide(self, request: HttpRequest, approval: Approval, comment: str) -> None:
+    def _decide(self, request: HttpRequest, approval: Approval) -> None:
         who, scope = principal_of(request), scope_of(approval.environment)
-        word = request.POST.get("decision", "")
-        if word == "revoke":
-            revoke(actor=who, scope=scope, approval_id=approval.pk, comment=comment)
-        elif word in ("approve", "deny"):
-            decide(
+        form = DecisionForm(request.POST)
+        if not form.is_valid():
+            texts = " ".join(str(text) for texts in form.errors.values() for text in texts)
+            raise BadRequest(texts, code="invalid_input")
+        word, comment = form.cleaned_data["decision"], form.cleaned_data["comment"]
+        try:
+            if word == "revoke":
+                was = approval.status
+                revoke(actor=who, scope=scope, approval_id=approval.pk, comment=comment)
+                pending = was == ApprovalStatus.PENDING.value
+                messages.success(request, "You withdrew your request." if pending else "Stopped.")
+                return
+            decided = decide(
                 actor=who,
                 scope=scope,
                 approval_id=approval.pk,
                 decision=word,
                 comment=comment,
-                shown_digest=request.POST.get("shown_digest", ""),
+                shown_digest=form.cleaned_data["shown_digest"],
             )
-        else:
-            raise BadRequest("The decision is approve, deny or revoke.", code="invalid_input")
-        messages.success(request, DONE[word])
+        except StateConflict as error:
+            # a second click, or a concurrent decision or action
+            error.detail = ALREADY.get(error.from_, error.detail)
+            raise
+        messages.success(request, _done(decided))
 
 
-class DeployAgain(admin.SimpleListFilter):
-    """What runs under a signing key that was revoked."""
-
-    title = "deploy again"
-    parameter_name = "needs_redeployment"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("true", "Signed by a revoked key")]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        return needing_redeployment(queryset, True) if self.value() == "true" else queryset
-
-
-@admin.register(Deployment)
-class DeploymentAdmin(ScopedModelAdmin):
-    """Deployments, live."""
-
-    list_display = ("__str__", "state", "signed_by", "environment", "requested_by_name", "created_at")
-    list_filter = ("status", DeployAgain)
-    list_select_related = ("environment",)
-    ordering = ("-id",)
-
-    @admin.display(description="status", ordering="status")
-    def state(self, row: Deployment) -> str:
-        return pill(str(row.status))
-
-    @admin.display(description="signed by")
-    def signed_by(self, row: Deployment) -> str:
-        return pill("key revoked") if row.key_revoked_at is not None else row.signing_kid[:10] or "–"
-
-    def get_urls(self) -> list[URLPattern]:
-        wrap = self.admin_site.admin_view
-        return [
-            path("<uuid:object_id>/state/", wrap(self.state_view), name="deployments_deployment_state"),
-            *super().get_urls(),
-        ]
-
-    def state_view(self, request: HttpRequest, object_id: Any) -> HttpResponse:
-        """What the page polls."""
-        deployment = self.object_or_404(request, str(object_id))
-        approval = Approval.objects.filter(pk=deployment.approval_id).first()
-        state = live_state(deployment, approval)
-        state["history"] = [happening.as_dict() for happening in history_of(deployment)]
-        return JsonResponse(state, headers={"Cache-Control": "no-store"})
-
-    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
-        deployment = self.object_or_404(request, object_id)
-        status = 200
-        if request.method == "POST":
-            try:
-                self._act(request, deployment)
-            except ServiceError as error:
-                tell(request, error)
-                status = error.status
-            else:
-                return HttpResponseRedirect(request.path)
-            deployment = self.object_or_404(request, object_id)
-        scope = scope_of(deployment.environment)
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.model._meta,
-            "title": f"Deployment · {deployment.environment}",
-            "deployment": deployment,
-            "targets": targets_of(deployment),
-            "history": history_of(deployment),
-            "rollout": rollout_of(deployment),
-            "allowed": allowed_from(deployment),
-            "needs_redeployment": deployment.key_revoked_at is not None and bool(still_run([deployment.pk])),
-            "may_operate": bool(can(principal_of(request), Permission.OPERATE_ENVIRONMENT, scope)),
-            "live": live_state(deployment, None),
-            "state_url": reverse("admin:deployments_deployment_state", args=[deployment.pk]),
-        }
-        return TemplateResponse(request, "admin/deployments/deployment/page.html", context, status=status)
-
-    def _act(self, request: HttpRequest, deployment: Deployment) -> None:
-        who, scope = principal_of(request), scope_of(deployment.environment)
-        require(who, Permission.OPERATE_ENVIRONMENT, scope)
-        reason = request.POST.get("reason", "")[:2000]
-        word = request.POST.get("action", "")
-        if word == "rollback":
-            deployments.rollback(actor=who, scope=scope, deployment_id=deployment.pk, reason=reason)
-        elif word == "cancel":
-            deployments.cancel(actor=who, scope=scope, deployment_id=deployment.pk, reason=reason)
-        else:
-            raise BadRequest("The action is rollback or cancel.", code="invalid_input")
-        messages.success(request, "It is on its way.")
+def _done(approval: Approval) -> str:
+    """Describe the result of a decision."""
+    if approval.status == ApprovalStatus.DENIED.value:
+        return "Denied. The requester can read your comment."
+    if approval.status == ApprovalStatus.PENDING.value:
+        given, needed = current_facts(approval).approvals, approval.required_approvals
+        more = "one more approval" if needed - given == 1 else f"{needed - given} more approvals"
+        return f"Approved, {given} of {needed}: it needs {more}."
+    deployment = Deployment.objects.filter(approval_id=approval.pk).first()
+    if deployment is None:
+        return "Approved."
+    waits = blockers_of(deployment)
+    if waits:
+        names = ", ".join(f"{item.deployment.pipeline_name} v{item.deployment.version_number}" for item in waits)
+        return f"Approved. It starts after {names}, which uses some of the same agents."
+    return "Approved. The bundle is being built and signed; agents download it within seconds."

@@ -1,11 +1,11 @@
-"""Screens that span rooms."""
+"""Django app of the console: screens that span apps."""
 
 from django.apps import AppConfig
 from django.contrib.admin import apps as admin_apps
 
 
 class ConsoleConfig(AppConfig):
-    """The console: admin site, inbox, pages; health; setting up and running."""
+    """The console: admin site, inbox and pages, health checks, and setup and run commands."""
 
     default = True
     name = "apps.console"
@@ -17,14 +17,14 @@ class ConsoleConfig(AppConfig):
         from apps.console import health
 
         health.register()
-        # screens of libraries that would be a way around the rooms' services
+        # library screens would bypass the apps' services
         for model in list(admin.site._registry):
             if model._meta.app_label in ("django_q", "auth"):
                 admin.site.unregister(model)
 
 
 class ConsoleAdminConfig(admin_apps.AdminConfig):
-    """Django's admin, on our own site."""
+    """Django's admin with the console's site."""
 
     default = False
     default_site = "apps.console.site.ConsoleSite"

@@ -1,10 +1,10 @@
-"""Ground floor: what every room stands on."""
+"""Foundations of the other apps."""
 
 from django.apps import AppConfig
 
 
 class CoreConfig(AppConfig):
-    """Ids, clock, errors, problem documents, pagination, guarded state machines."""
+    """Ids, clock, errors, database helpers, state machines, notifications."""
 
     name = "apps.core"
     label = "core"

@@ -1,20 +1,58 @@
-"""Transactions and row locks that mean the same on SQLite and PostgreSQL."""
+"""Transactions and row locks with the same semantics on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import errno
-from typing import TypeVar
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from django.db import InterfaceError, OperationalError, connection, models, transaction
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, connections, models, transaction
+from django.db.backends.signals import connection_created
+
+from apps.core import context
 
 atomic = transaction.atomic
 
-# what a database that went away, is full or is overrun raises; close the connection and try again later
+
+def outside_transaction(call: Callable[[], object]) -> None:
+    """Run `call` outside of the caller's transaction, for writes that must last though the caller is refused.
+
+    At once if no transaction is open, else at the end of the request. Outside of a request it runs at once, in the open
+    transaction. A service that uses it for everything of that kind can run in a transaction of its caller.
+    """
+    if not (connection.in_atomic_block and context.at_end(call)):
+        call()
+
+
+# raised when the database is unavailable, full or overloaded; close the connection and retry later
 DATABASE_AWAY = (OperationalError, InterfaceError)
+
+_ONE_STATEMENT = frozenset({"40001", "40P01", "55P03", "57014"})
+"""PostgreSQL's error codes for a statement that failed by a deadlock, a lock or a timeout, while the database works."""
+
+
+def refused_by_lock(error: BaseException) -> bool:
+    """Return whether a statement waited too long for a lock or its result, or was the victim of a deadlock."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "sqlstate", None) in _ONE_STATEMENT:
+            return True
+        if getattr(cause, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def database_away(error: BaseException) -> bool:
+    """Return whether the whole database is unavailable: unreachable, full, or overloaded. Other statements fail as
+    well."""
+    return isinstance(error, DATABASE_AWAY) and not refused_by_lock(error)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether `error` says that no room is left: of the operating system, SQLite or PostgreSQL, itself or as its cause."""
+    """Return whether `error` or its cause means that storage is full: of the operating system, SQLite or PostgreSQL."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -25,26 +63,99 @@ def is_full(error: BaseException) -> bool:
     return False
 
 
+_CHUNK = 2000
+
+
+def delete_in_chunks(rows: models.QuerySet[Any]) -> int:
+    """Delete `rows` in transactions of at most 2,000. Returns the number of deleted rows, cascades included. Safe to
+    interrupt."""
+    deleted = 0
+    while ids := list(rows.values_list("pk", flat=True)[:_CHUNK]):
+        deleted += rows.model._default_manager.filter(pk__in=ids).delete()[0]
+    return deleted
+
+
+STATEMENT_SECONDS = 10.0
+"""Maximum run time of one statement of a web process."""
+LOCK_SECONDS = 8.0
+"""Maximum time that one statement of a web process waits for a lock (PostgreSQL)."""
+_STEPS_BETWEEN_LOOKS = 100_000
+
+
+def is_statement_timeout(error: BaseException) -> bool:
+    """Return whether a statement was ended by the limits of `bound_statements`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "sqlstate", None) in ("57014", "55P03"):
+            return True
+        if getattr(cause, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def bound_statements(*, seconds: float = STATEMENT_SECONDS, lock_seconds: float = LOCK_SECONDS) -> None:
+    """Limit the run time of every statement on connections that this process opens from now on.
+
+    For web processes, so that no request occupies a thread and the database for longer. On PostgreSQL by
+    `statement_timeout` and `lock_timeout`; on SQLite by a progress handler. SQLite calls Python for `REGEXP`, which
+    can't be interrupted: no user input reaches a `regex` lookup.
+    """
+    for alias in connections:
+        options = connections.databases[alias].setdefault("OPTIONS", {})
+        if settings.BYTEOR_DATABASE_DIRECT_URL:
+            continue  # a pooler keeps no session state: the role's own settings limit its statements
+        if connections.databases[alias]["ENGINE"].endswith("postgresql"):
+            bounds = {"statement_timeout": seconds, "lock_timeout": lock_seconds}
+            flags = " ".join(f"-c {name}={int(value * 1000)}" for name, value in bounds.items())
+            options["options"] = f"{options.get('options', '')} {flags}".strip()
+
+    def bound(connection: Any, **_: Any) -> None:
+        if connection.vendor == "sqlite":
+            clock = _StatementClock(seconds)
+            others = [wrapper for wrapper in connection.execute_wrappers if not isinstance(wrapper, _StatementClock)]
+            connection.execute_wrappers[:] = [*others, clock]
+            connection.connection.set_progress_handler(clock.is_over, _STEPS_BETWEEN_LOOKS)
+
+    connection_created.connect(bound, weak=False, dispatch_uid="byteor.bound_statements")
+
+
+class _StatementClock:
+    """Start time of a connection's last statement. A connection is used by one thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began = time.monotonic()
+
+    def __call__(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+        self._began = time.monotonic()
+        return execute(*arguments)
+
+    def is_over(self) -> int:
+        """Return whether the time is over. SQLite interrupts the statement on a nonzero result."""
+        return int(time.monotonic() - self._began > self._seconds)
+
+
 def reason(error: BaseException) -> str:
-    """`error` in one line for a log: its type and the first line of what it says."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
+    """Format `error` as one log line: its type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 M = TypeVar("M", bound=models.Model)
 
 
 def lock_row(rows: models.QuerySet[M]) -> M | None:
-    """The first row of `rows`, locked until the transaction ends; None when there is none.
+    """Lock and return the first row of `rows` until the transaction ends, or return None.
 
-    PostgreSQL locks the row (`FOR NO KEY UPDATE`, so that foreign keys to it can still be made). SQLite needs no
+    PostgreSQL locks the row (`FOR NO KEY UPDATE`, so that foreign keys to it can still be inserted). SQLite needs no
     row lock: transactions begin IMMEDIATE and there is one writer.
     """
     return _locking(rows).first()
 
 
 def lock_rows(rows: models.QuerySet[M]) -> list[M]:
-    """Every row of `rows`, locked as `lock_row` does. Give it an order, so that two who want the same never wait crosswise."""
+    """Lock every row of `rows` as `lock_row` does. Pass an ordered queryset, so that concurrent calls can't deadlock."""
     return list(_locking(rows))
 
 

@@ -1,4 +1,4 @@
-"""The errors that rules raise. One place (`apps.core.problems`) turns them into RFC 9457 documents."""
+"""The errors that domain code raises. `apps.api.problems` turns them into RFC 9457 documents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong part of an input: a JSON pointer (RFC 6901), a stable code, a sentence."""
+    """One invalid part of an input: a JSON pointer (RFC 6901), a stable code, and a message."""
 
     pointer: str
     code: str
@@ -20,9 +20,9 @@ class FieldError:
 
 
 class ServiceError(Exception):
-    """A rule said no. Carries the HTTP status, a stable `code`, a sentence, and what a client may act on.
+    """Base of all errors: an HTTP status, a stable `code`, a message, and data for the client.
 
-    `extra` holds further top-level members of the problem document; `headers` go on the response.
+    `extra` holds further top-level members of the problem document. `headers` are added to the response.
     """
 
     status: ClassVar[int] = 400
@@ -48,11 +48,11 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """The request can't be understood: malformed, a wrong type, an unknown field or filter."""
+    """The request is invalid: malformed, a wrong type, an unknown field or filter."""
 
 
 class Unauthenticated(ServiceError):
-    """No usable credential. The code tells malformed, unknown, expired, used, and wrong kind apart."""
+    """No valid credential. The code distinguishes malformed, unknown, expired, used, and wrong kind."""
 
     status = 401
     title = "Not authenticated"
@@ -63,7 +63,7 @@ class Unauthenticated(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The caller may see it but not do this."""
+    """The caller may see the resource but not perform the action."""
 
     status = 403
     title = "Not allowed"
@@ -71,26 +71,42 @@ class Forbidden(ServiceError):
 
 
 class NotFound(ServiceError):
-    """It does not exist, or not for this caller: the two can't be told apart."""
+    """The resource does not exist or is not visible to the caller. A client can't distinguish the two."""
 
     status = 404
     title = "Not found"
     code = "not_found"
 
-    def __init__(self, detail: str = "There is nothing here.", *, code: str | None = None) -> None:
+    def __init__(self, detail: str = "Not found.", *, code: str | None = None) -> None:
         super().__init__(detail, code=code)
 
 
 class MethodNotAllowed(ServiceError):
-    """This path does not know this method."""
+    """The path does not support the method."""
 
     status = 405
     title = "Method not allowed"
     code = "method_not_allowed"
 
 
+class RequestTimeout(ServiceError):
+    """The request was not complete in time (RFC 9110 §15.5.9)."""
+
+    status = 408
+    title = "Request timeout"
+    code = "request_timeout"
+
+
+class NotAcceptable(ServiceError):
+    """No media type that the client accepts is available (RFC 9110 §15.5.7)."""
+
+    status = 406
+    title = "Not acceptable"
+    code = "not_acceptable"
+
+
 class Conflict(ServiceError):
-    """The present state does not allow it."""
+    """The current state does not allow the request."""
 
     status = 409
     title = "Conflict"
@@ -98,7 +114,7 @@ class Conflict(ServiceError):
 
 
 class StateConflict(Conflict):
-    """A move that the state machine does not have from where the object is now."""
+    """The state machine has no such transition from the current status."""
 
     code = "invalid_transition"
 
@@ -113,7 +129,7 @@ class StateConflict(Conflict):
 
 
 class LengthRequired(ServiceError):
-    """A body of unknown length (RFC 9110 §15.5.12)."""
+    """The body has no Content-Length (RFC 9110 §15.5.12)."""
 
     status = 411
     title = "Length required"
@@ -121,7 +137,7 @@ class LengthRequired(ServiceError):
 
 
 class PreconditionFailed(ServiceError):
-    """If-Match named another version than the present one (RFC 9110 §13)."""
+    """If-Match names another version than the current one (RFC 9110 §13)."""
 
     status = 412
     title = "Precondition failed"
@@ -129,7 +145,7 @@ class PreconditionFailed(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """The body is over the cap of this path."""
+    """The body exceeds the limit of this path."""
 
     status = 413
     title = "Body too large"
@@ -137,7 +153,7 @@ class TooLarge(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is of a kind this path does not take."""
+    """The path does not accept the body's media type."""
 
     status = 415
     title = "Unsupported media type"
@@ -145,7 +161,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class Unprocessable(ServiceError):
-    """Well-formed, but against a rule of the thing itself."""
+    """The request is well-formed but violates a domain rule."""
 
     status = 422
     title = "Unprocessable"
@@ -153,7 +169,7 @@ class Unprocessable(ServiceError):
 
 
 class PreconditionRequired(ServiceError):
-    """This resource is only changed with If-Match (RFC 6585 §3)."""
+    """This resource requires If-Match for changes (RFC 6585 §3)."""
 
     status = 428
     title = "Precondition required"
@@ -161,7 +177,7 @@ class PreconditionRequired(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """Something this needs is not there now, through no fault of the request; trying again later may help."""
+    """A dependency is temporarily unavailable; a retry may succeed."""
 
     status = 503
     title = "Temporarily unavailable"
@@ -171,8 +187,21 @@ class Unavailable(ServiceError):
         super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
 
 
+class StorageUnavailable(Unavailable):
+    """The file store is unavailable or failed. `reason` is for operators and not part of the response."""
+
+    code = "storage_unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The file store is temporarily unavailable. Try again.", code=self.code, retry_after=5)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({self.reason})"
+
+
 class StorageFull(ServiceError):
-    """No room is left to write to (RFC 4918 §11.5). Nothing of the request was kept."""
+    """The storage is full (RFC 4918 §11.5). Nothing of the request was stored."""
 
     status = 507
     title = "Storage full"
@@ -180,7 +209,7 @@ class StorageFull(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """Over a limit; waiting `retry_after` whole seconds makes room."""
+    """A limit is exceeded; retry after `retry_after` whole seconds."""
 
     status = 429
     title = "Too many requests"

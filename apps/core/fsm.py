@@ -1,6 +1,6 @@
-"""State machines that nothing can go around.
+"""State machines that can't be bypassed.
 
-A model declares its moves as django-fsm transitions; `advance` is the only way to make one. Assignment, `save`,
+A model declares its transitions with django-fsm, and `advance` is the only way to make one. Assignment, `save`,
 `update`, `bulk_update` and a constructor with another status are refused in Python, and the `LegalMoves` trigger
 (`apps.core.triggers`) refuses them in the database.
 """
@@ -21,7 +21,7 @@ _LOADING = "_guarded_loading"
 
 
 class _StatusDescriptor(FSMFieldDescriptor):
-    """Refuses every assignment but the first one and those that load the row."""
+    """Refuses every assignment except the first one and those that load the row."""
 
     def __set__(self, instance: Any, value: Any) -> None:
         name = self.field.name
@@ -31,7 +31,7 @@ class _StatusDescriptor(FSMFieldDescriptor):
 
 
 class StatusField(FSMField):
-    """A django-fsm field that can't be assigned. The legal values belong in a check constraint beside it."""
+    """A django-fsm field that can't be assigned. Add a check constraint with the legal values to the model."""
 
     descriptor_class = _StatusDescriptor
 
@@ -43,17 +43,17 @@ class StatusField(FSMField):
 
     @cached_property
     def initial(self) -> str:
-        """The status every row begins in."""
+        """The status of a new row."""
         return str(self.get_default())
 
 
 def status_field(model: type[models.Model]) -> StatusField | None:
-    """The guarded field of `model`, if it has one."""
+    """Return the guarded field of `model`, or None."""
     return next((f for f in model._meta.concrete_fields if isinstance(f, StatusField)), None)
 
 
 class GuardedQuerySet(models.QuerySet[Any]):
-    """A queryset whose `update`, `bulk_update` and `bulk_create` can't set the status."""
+    """A queryset whose `update`, `bulk_update` and `bulk_create` refuse to set the status."""
 
     def update(self, **kwargs: Any) -> int:
         field = status_field(self.model)
@@ -79,13 +79,13 @@ def _require_initial(instance: models.Model) -> None:
 
 
 class GuardedModel(models.Model):
-    """Base of a model with a `StatusField`: saving never writes the status, loading is not an assignment."""
+    """Base of a model with a `StatusField`. Saving never writes the status, and loading is not an assignment."""
 
     class Meta:
         abstract = True
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """As `Model.save`, but a new row must be in its first status and an old one's status is left alone."""
+        """As `Model.save`, but a new row must have the initial status, and an existing row's status is not written."""
         field = status_field(type(self))
         if field is not None:
             if self._state.adding:
@@ -113,7 +113,7 @@ class GuardedModel(models.Model):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One move that was made."""
+    """A transition that was made."""
 
     from_: str
     to: str
@@ -122,13 +122,13 @@ class Move:
 M = TypeVar("M", bound=models.Model)
 
 
-def advance(instance: models.Model, transition: str, **columns: Any) -> Move:
-    """Make the transition named `transition` of `instance`, and set `columns` in the same guarded UPDATE.
+def advance(instance: models.Model, transition: str, only_if: models.Q | None = None, **columns: Any) -> Move:
+    """Make the transition `transition` of `instance`, and set `columns` in the same guarded UPDATE.
 
-    Promises: exactly one of two racing calls wins. The row is changed only if its status is still the one that
-    `instance` was loaded with. Raises `StateConflict` when the move is not legal from there or somebody else
-    was first (the instance then holds what the database holds), `NotFound` when the row is gone.
-    Call it inside a transaction, with the event, the audit row and the job beside it.
+    Exactly one of two concurrent calls succeeds: the row changes only if its status is still the one that `instance`
+    was loaded with, and `only_if` holds. Raises `StateConflict` if the transition is not legal or another call was first (`instance` then
+    has the database's values), and `NotFound` if the row was deleted. Call it in one transaction with the audit event
+    and the job.
     """
     field = status_field(type(instance))
     if field is None:
@@ -144,6 +144,8 @@ def advance(instance: models.Model, transition: str, **columns: Any) -> Move:
         raise StateConflict(from_, target, allowed_from(instance)) from error
     to = str(getattr(instance, field.name))
     rows: models.QuerySet[Any] = models.QuerySet(type(instance)).filter(pk=instance.pk, **{field.name: from_})
+    if only_if is not None:
+        rows = rows.filter(only_if)
     changed = rows.update(**{field.name: to}, **columns)
     if changed != 1:
         _reload(instance)
@@ -174,7 +176,7 @@ def _target_of(model: type[models.Model], name: str) -> str:
 
 
 def legal_moves(model: type[models.Model]) -> Mapping[str, frozenset[str]]:
-    """Every status of `model` with those it may move to, read from the transitions in the code."""
+    """Return {status: statuses that it may change to} of `model`, from the transitions in the code."""
     field = status_field(model)
     if field is None:
         raise TypeError(f"{model.__name__} has no status field")
@@ -186,7 +188,7 @@ def legal_moves(model: type[models.Model]) -> Mapping[str, frozenset[str]]:
 
 
 def allowed_from(instance: models.Model) -> list[str]:
-    """The statuses that `instance` may move to from where it is, sorted."""
+    """Return the statuses that `instance` may change to, sorted."""
     field = status_field(type(instance))
     if field is None:
         return []

@@ -1,4 +1,4 @@
-"""Abstract bases of every row in the tree."""
+"""Abstract base models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from apps.core.ids import new_id
 
 
 class TreeModel(models.Model):
-    """A row with a UUIDv7 id and the moment it was made (UTC)."""
+    """A row with a UUIDv7 id and its creation time (UTC)."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     created_at = models.DateTimeField(default=clock.now, editable=False)
@@ -19,7 +19,7 @@ class TreeModel(models.Model):
 
 
 class Mutable(models.Model):
-    """A row people may edit: `rev` counts the edits and is what a strong ETag names."""
+    """An editable row. `rev` counts the edits and is the strong ETag."""
 
     updated_at = models.DateTimeField(default=clock.now, editable=False)
     rev = models.PositiveIntegerField(default=1, editable=False)

@@ -1,10 +1,10 @@
-"""A secret is a type that does not print itself."""
+"""A type for secrets that hides its value in output."""
 
 from __future__ import annotations
 
 
 class Secret:
-    """Holds a secret text; `reveal()` is the only way to it. Repr, str, format and pickling never show it."""
+    """Holds a secret text. Only `reveal()` returns it; repr, str, format and pickling never show it."""
 
     __slots__ = ("_value",)
 
@@ -12,7 +12,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The secret text itself."""
+        """Return the secret text."""
         return self._value
 
     def __repr__(self) -> str:

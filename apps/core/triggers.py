@@ -1,6 +1,6 @@
-"""Migration operations that put rules into the database itself, on SQLite and PostgreSQL alike.
+"""Migration operations that enforce rules with database triggers, on SQLite and PostgreSQL.
 
-A later migration that makes SQLite rebuild a table drops its triggers with it: repeat the operation there.
+A later migration that makes SQLite rebuild a table drops its triggers: repeat the operation there.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def _quoted(values: Iterable[str]) -> str:
 
 
 class TriggerOperation(Operation):
-    """Base: knows its statements for each vendor; reversible; changes no model state."""
+    """Base of the operations: SQL per database vendor, reversible, no change of model state."""
 
     reduces_to_sql = True
     reversible = True
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """Triggers are not part of the model state."""
+        """Does nothing: triggers are not part of the model state."""
 
     def database_forwards(
         self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, from_state: ProjectState, to_state: ProjectState
@@ -41,11 +41,11 @@ class TriggerOperation(Operation):
             schema_editor.execute(statement, params=None)
 
     def create(self, vendor: str) -> list[str]:
-        """The statements that put the rule in place on `vendor` (`sqlite` or `postgresql`)."""
+        """Return the statements that create the triggers on `vendor` (`sqlite` or `postgresql`)."""
         raise NotImplementedError
 
     def drop(self, vendor: str) -> list[str]:
-        """The statements that take it away."""
+        """Return the statements that drop the triggers."""
         raise NotImplementedError
 
 
@@ -104,9 +104,9 @@ class AppendOnly(TriggerOperation):
 
 
 class Immutable(TriggerOperation):
-    """Rows of `table` can't be changed (or only outside `columns`); deleting them is allowed.
+    """Rows of `table` can't be changed (or only outside `columns`). Deleting them is allowed.
 
-    `label` tells a rule that a later migration adds from those that are there.
+    `label` distinguishes a trigger that a later migration adds from existing ones.
     """
 
     def __init__(self, table: str, columns: Iterable[str] | None = None, label: str = "") -> None:
@@ -132,7 +132,7 @@ class Immutable(TriggerOperation):
 
 
 class LegalMoves(TriggerOperation):
-    """`column` of `table` begins as `initial` and changes only along `moves` ({from: [to, …]})."""
+    """`column` of `table` is `initial` in a new row and changes only along `moves` ({from: [to, …]})."""
 
     def __init__(self, table: str, column: str, initial: str, moves: Mapping[str, Iterable[str]]) -> None:
         self.table = table
@@ -167,11 +167,12 @@ class LegalMoves(TriggerOperation):
 
 
 class Announce(TriggerOperation):
-    """On PostgreSQL a change of `table` wakes those who listen (`apps.core.wake`), whoever made it: also code of another
-    version, or a person at the database's prompt. SQLite needs none: there every commit wakes.
+    """Notify listeners (`apps.core.wake`) of changes of `table` on PostgreSQL, also of changes made by other versions
+    or by hand.
 
-    The channel is `prefix` and the row's `column`; everything when more than a hundred rows change in one statement.
-    `columns`: only when one of these changes; empty: also when rows are made.
+    SQLite needs no trigger: there every commit wakes the listeners. The channel is `prefix` and the row's `column`, or
+    all channels if more than a hundred rows change in one statement. With `columns`, only when one of these changes;
+    without, also for new rows.
     """
 
     MOST_NAMED = 100

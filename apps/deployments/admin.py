@@ -1,17 +1,19 @@
-"""Config bundles, to read. Deployments have a page of their own in the console."""
+"""Read-only admin of config bundles. Deployments have their own page in the console."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 
-from apps.access.admin import ScopedModelAdmin
+from apps.console.base.filters import SCOPE_FILTERS
+from apps.console.base.model_admin import ScopedModelAdmin
 from apps.deployments.models import ConfigBundle
 
 
 @admin.register(ConfigBundle)
 class ConfigBundleAdmin(ScopedModelAdmin):
-    """A version with its configuration."""
+    """Read-only admin of config bundles: a version with its configuration."""
 
-    list_display = ("pipeline_name", "version_number", "environment", "config_hash", "used_at", "created_at")
-    list_select_related = ("environment",)
+    list_display = ("__str__", "where", "created_by_name", "used_at", "created_at")
+    list_filter = SCOPE_FILTERS
+    audit_kind = "bundle"
     search_fields = ("pipeline_name", "config_hash")

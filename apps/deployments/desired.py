@@ -1,4 +1,4 @@
-"""What one agent shall run, worked out from what it was ever assigned. Pure: no database, no clock."""
+"""Desired state of one agent, derived from its assignment history. Pure: no database, no clock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from apps.agents.registry import Desired
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """One bundle that was assigned to the agent, and what became of it.
+    """A bundle that was assigned to the agent, and its outcome.
 
-    `rolling_back_at`: when its deployment last began to roll back (None: never); `rollback_at`: when that was asked of
-    this very agent.
+    `rolling_back_at` is when its deployment last began to roll back, None for never. `rollback_at` is when this agent was
+    asked to roll back.
     """
 
     deployment_id: uuid.UUID
@@ -31,8 +31,8 @@ class Assigned:
         return self.target_status == "activated"
 
     @property
-    def out(self) -> bool:
-        """Is it out of the question: failed here, failed before it was activated here, or taken back?"""
+    def ruled_out(self) -> bool:
+        """True if the agent must not run it: it failed here, failed before it was activated here, or was rolled back."""
         return (
             self.target_status == "failed"
             or self.rolling_back_at is not None
@@ -41,27 +41,27 @@ class Assigned:
 
 
 def without(walk: Iterable[Assigned], deployment_id: uuid.UUID, at: dt.datetime) -> Iterator[Assigned]:
-    """`walk` as it would be if `deployment_id` had been taken back at `at`."""
+    """`assignment_history` as if `deployment_id` had been rolled back at `at`."""
     for item in walk:
         yield replace(item, rolling_back_at=at, rollback_at=at) if item.deployment_id == deployment_id else item
 
 
 def desired_of(walk: Iterable[Assigned]) -> Desired:
-    """What the agent of `walk` (all that it was ever assigned, highest sequence first) shall do.
+    """Derive an agent's desired state from its `assignment_history` (every assignment, highest sequence first).
 
-    The newest assignment counts even if unconfirmed. Once the newest is out, only what this agent itself activated
-    counts: going back never leads to something it did not run. Nothing counts: `stop`; nothing was ever assigned:
-    `none`.
-    The word is `rollback` when what is wanted is older than the newest assignment, else `activate`. It serves the
-    deployment that was last taken back from this agent above what is wanted, else what is wanted itself (for `stop`
-    the newest). Reads no further than it needs.
+    The newest assignment is desired even if unconfirmed. If it is ruled out (`Assigned.ruled_out`), the newest assignment that
+    this agent activated is desired: a rollback never leads to a bundle that the agent did not run. Without one, the
+    action is `stop`; without any assignment, `none`.
+    The action is `rollback` when the desired bundle is older than the newest assignment, else `activate`. It is served for
+    the deployment that was last rolled back on this agent and is newer than the desired one, else for the desired one
+    itself (for `stop`, the newest). Iterates no further than needed.
     """
     newest: Assigned | None = None
     undone: tuple[dt.datetime, Assigned] | None = None
     for item in walk:
         if newest is None:
             newest = item
-        if not item.out and (item is newest or item.activated):
+        if not item.ruled_out and (item is newest or item.activated):
             return Desired(
                 directive="activate" if item is newest else "rollback",
                 deployment_id=item.deployment_id,

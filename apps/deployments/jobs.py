@@ -1,9 +1,10 @@
-"""Jobs and chores of this room."""
+"""Jobs and chores of deployments."""
 
 from __future__ import annotations
 
-from apps.deployments.services.bakes import sweep_bakes
-from apps.deployments.services.build import (
+from apps.deployments.services.bakes import end_due_bakes
+from apps.deployments.services.build_queue import BUILD_JOB
+from apps.deployments.services.builds import (
     NothingToDo,
     UnbuildableError,
     finish_build,
@@ -11,8 +12,7 @@ from apps.deployments.services.build import (
     make_archive,
     start_build,
 )
-from apps.deployments.services.queue import BUILD_JOB
-from apps.deployments.services.timeouts import sweep_timeouts
+from apps.deployments.services.timeouts import time_out_silent_targets
 from apps.jobs import registry
 from apps.jobs.models import Job
 from apps.jobs.registry import JobRun, PermanentJobError
@@ -24,9 +24,9 @@ BAKES_EVERY_SECONDS = 1
 
 
 def run_build(run: JobRun) -> str | None:
-    """Compile, sign and keep the bundle of the deployment `run.subject_id`, and assign its targets.
+    """Compile, sign and store the bundle of the deployment `run.subject_id`, and assign its targets.
 
-    Safe to run again at any point: what a build depends on is fixed in the row, and only one of two ends it.
+    Safe to repeat: the inputs of a build are fixed in the row, and only one of two concurrent runs completes it.
     """
     if run.environment_id is None:
         raise PermanentJobError("a build belongs to an environment")
@@ -51,15 +51,15 @@ def run_build(run: JobRun) -> str | None:
 
 
 def bury_build(job: Job) -> None:
-    """What becomes of the deployment when its build job is dead."""
+    """Fail the deployment when its build job is dead."""
     if job.environment_id is not None:
         give_up_build(deployment_id=job.subject_id, environment_id=job.environment_id, error=job.error)
 
 
 def register() -> None:
-    """Tell the engine about them."""
+    """Register the jobs and chores."""
     registry.register_handler(
         BUILD_JOB, run_build, max_attempts=5, base_seconds=1, cap_seconds=60, timeout_seconds=60, on_dead=bury_build
     )
-    registry.register_chore("deployment_timeouts", every_seconds=TIMEOUTS_EVERY_SECONDS, run=sweep_timeouts)
-    registry.register_chore("deployment_bakes", every_seconds=BAKES_EVERY_SECONDS, run=sweep_bakes)
+    registry.register_chore("deployment_timeouts", every_seconds=TIMEOUTS_EVERY_SECONDS, run=time_out_silent_targets)
+    registry.register_chore("deployment_bakes", every_seconds=BAKES_EVERY_SECONDS, run=end_due_bakes)

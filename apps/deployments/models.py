@@ -1,39 +1,27 @@
-"""Config bundles, deployments, their targets and what happened to them."""
+"""Config bundles, deployments, their targets and their events."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import TypeVar
 
 from django.db import models
 from django_fsm import transition
 
-from apps.access.principals import Principal
-from apps.access.selectors import environments_visible_to
-from apps.core.fsm import GuardedModel, GuardedQuerySet, StatusField
+from apps.core.fsm import GuardedModel, StatusField
 from apps.core.models import TreeModel
+from apps.core.visibility import GuardedScopedQuerySet, ScopedQuerySet
 from apps.deployments.rollout import Phase, phases_of
-from apps.tenancy.models import Environment
-
-M = TypeVar("M", bound=models.Model)
+from apps.tenancy.models import Environment, InEnvironment
 
 DEFAULT_TIMEOUT_SECONDS = 600
 
 
-class ScopedQuerySet(models.QuerySet[M]):
-    """Rows that hang on an environment."""
+class ConfigBundle(InEnvironment, TreeModel):
+    """A pipeline version and the configuration that it runs with. Immutable, also by a database trigger.
 
-    def visible_to(self, principal: Principal) -> ScopedQuerySet[M]:
-        """Only those in environments that `principal` may see."""
-        return self.filter(environment__in=environments_visible_to(principal))
-
-
-class ConfigBundle(TreeModel):
-    """A pipeline version and the configuration it runs with. Its content never changes (a trigger says so too).
-
-    `config_hash` is `sha256:` of the configuration's RFC 8785 form. `used_at` is set when a deployment first names
-    it; from then on it can't be deleted on its own.
+    `config_hash` is `sha256:` of the configuration's RFC 8785 form. `used_at` is set when a deployment first uses the
+    bundle; from then on it can't be deleted on its own.
     """
 
     environment = models.ForeignKey(
@@ -59,7 +47,7 @@ class ConfigBundle(TreeModel):
 
 
 class DeploymentStatus(models.TextChoices):
-    """Where a deployment is on its way."""
+    """Status of a deployment."""
 
     PENDING_APPROVAL = "pending_approval", "Pending approval"
     APPROVED = "approved", "Approved"
@@ -75,43 +63,40 @@ class DeploymentStatus(models.TextChoices):
 S = DeploymentStatus
 
 IN_FLIGHT = (S.PENDING_APPROVAL, S.APPROVED, S.BUILDING, S.DEPLOYING, S.ROLLING_BACK)
-"""What counts against the environment's cap."""
+"""Statuses that count against the environment's cap."""
 HOLDS_TARGETS = (S.BUILDING, S.DEPLOYING, S.ROLLING_BACK)
-"""While a deployment is in one of these, no other may begin on its targets."""
+"""Statuses in which a deployment uses its targets exclusively."""
 FINAL = (S.DENIED, S.ROLLED_BACK)
 
 
-class DeploymentQuerySet(GuardedQuerySet):
-    """Deployments, with what the rules ask for."""
-
-    def visible_to(self, principal: Principal) -> DeploymentQuerySet:
-        """Only those in environments that `principal` may see."""
-        return self.filter(environment__in=environments_visible_to(principal))
+class DeploymentQuerySet(GuardedScopedQuerySet):  # type: ignore[override]  # as its base
+    """QuerySet of deployments."""
 
     def in_flight(self) -> DeploymentQuerySet:
-        """Those that count against the cap."""
+        """Return the deployments that count against the cap."""
         return self.filter(status__in=IN_FLIGHT)
 
     def holding(self) -> DeploymentQuerySet:
-        """Those that nobody else may share a target with."""
+        """Return the deployments that use their targets exclusively."""
         return self.filter(status__in=HOLDS_TARGETS)
 
 
-class Deployment(GuardedModel, TreeModel):
-    """One bundle on its way to a fixed set of agents.
+class Deployment(InEnvironment, GuardedModel, TreeModel):
+    """Rollout of one config bundle to a fixed set of agents.
 
-    The moves, and there are no others:
+    Legal transitions:
     pending_approval → approved, denied · approved → building, denied · building → deploying, failed, denied ·
     deploying → active, failed, rolling_back · active → rolling_back · failed → rolling_back ·
     rolling_back → rolled_back, failed. Final: denied, rolled_back.
 
-    `status_reason` begins with a stable code. `sequence` and `built_at_ms` (Unix ms) and `signing_kid` are fixed when
-    the build first starts, so that a repeated build makes the same bytes. `build_queued_at` is set while a build job
-    is on its way: its targets are taken from then on. `rolling_back_at` is when it last began to roll back: once set,
-    nobody is ever asked to run it again. `superseded_by` is who took over its last target. `key_revoked_at` is when the key
-    that signed its bundle or its approval's credential was revoked: nobody is handed it any more.
-    `phase` is the phase it is in, or was in last, since `phase_started_at`; `bake_started_at` and `bake_ends_at` are
-    set only while that phase bakes. `apps.deployments.rollout` says how it goes from one to the next.
+    `status_reason` begins with a stable code. `sequence`, `built_at_ms` (Unix ms) and `signing_kid` are fixed when
+    the build first starts, so that a repeated build yields the same bytes. `build_queued_at` is set while a build job
+    is queued or running: the targets are busy from then on. `rolling_back_at` is when it last began to roll back: once
+    set, no agent is asked to run it again. `superseded_by` is the deployment that took over its last target.
+    `key_revoked_at` is when the key that signed its bundle or its approval's credential was revoked: it is not delivered
+    from then on.
+    `phase` is the present or last phase, since `phase_started_at`; `bake_started_at` and `bake_ends_at` are set only while
+    that phase bakes. `apps.deployments.rollout` defines how phases advance.
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="deployments", db_index=False)
@@ -186,7 +171,7 @@ class Deployment(GuardedModel, TreeModel):
 
     @transition(field="status", source=S.PENDING_APPROVAL.value, target=S.APPROVED.value)
     def approve(self) -> None:
-        """Approval granted, or none needed."""
+        """Approve: the approval was granted, or none is required."""
 
     @transition(
         field="status",
@@ -194,19 +179,19 @@ class Deployment(GuardedModel, TreeModel):
         target=S.DENIED.value,
     )
     def deny(self) -> None:
-        """Denied, expired, withdrawn, or the approval was revoked before it was handed out."""
+        """Deny: the approval was denied, expired, was withdrawn, or was revoked before delivery."""
 
     @transition(field="status", source=S.APPROVED.value, target=S.BUILDING.value)
     def start_build(self) -> None:
-        """The build job starts."""
+        """Start the build."""
 
     @transition(field="status", source=S.BUILDING.value, target=S.DEPLOYING.value)
     def deploy(self) -> None:
-        """Built, signed, assigned."""
+        """Start deploying: the bundle is built and signed, and the targets are assigned."""
 
     @transition(field="status", source=S.DEPLOYING.value, target=S.ACTIVE.value)
     def activate(self) -> None:
-        """Every target settled, few enough badly."""
+        """Complete: every target settled, and at most `max_failures` failed."""
 
     @transition(
         field="status",
@@ -214,7 +199,7 @@ class Deployment(GuardedModel, TreeModel):
         target=S.FAILED.value,
     )
     def fail(self) -> None:
-        """The build is dead, too many targets failed, or the rollback failed."""
+        """Fail: the build job is dead, too many targets failed, or the rollback failed."""
 
     @transition(
         field="status",
@@ -222,40 +207,35 @@ class Deployment(GuardedModel, TreeModel):
         target=S.ROLLING_BACK.value,
     )
     def roll_back(self) -> None:
-        """Asked for, revoked while deploying, or by itself after failing."""
+        """Start to roll back: on request, on revocation while deploying, or automatically after a failure."""
 
     @transition(field="status", source=S.ROLLING_BACK.value, target=S.ROLLED_BACK.value)
     def confirm_rollback(self) -> None:
-        """Every reachable target confirmed."""
+        """Complete the rollback: every reachable target confirmed it."""
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """Its phases; one of everybody without a bake when it is not phased."""
+        """The rollout's phases; a single phase of all targets without a bake when it is not phased."""
         return phases_of(self.strategy)
 
     @property
     def phased(self) -> bool:
-        """Does it go by phases?"""
+        """True if the rollout is phased."""
         return bool(self.strategy.get("type") == "phased")
 
     @property
     def max_failures(self) -> int:
-        """How many targets may fail or stay away."""
+        """Maximum number of targets that may fail or be unreachable."""
         return int(self.strategy.get("max_failures", 0))
 
     @property
     def auto_rollback(self) -> bool:
-        """Does it go back by itself when it fails?"""
+        """True if it rolls back automatically when it fails."""
         return bool(self.strategy.get("auto_rollback", False))
-
-    @property
-    def ever_rolling_back(self) -> bool:
-        """Did it ever begin to roll back? Then nobody is asked to run it again."""
-        return self.rolling_back_at is not None
 
 
 class TargetStatus(models.TextChoices):
-    """How far one agent is with one deployment."""
+    """Status of one agent within a deployment."""
 
     PENDING = "pending"
     ASSIGNED = "assigned"
@@ -267,19 +247,19 @@ class TargetStatus(models.TextChoices):
     UNREACHABLE = "unreachable"
 
 
-def in_words(counts: Mapping[str, int]) -> str:
-    """How many targets are what, in words; empty for none."""
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Format counts per target status as text; empty without targets."""
     return ", ".join(f"{counts[s.value]} {s.value.replace('_', ' ')}" for s in TargetStatus if counts.get(s.value))
 
 
 class Target(TreeModel):
-    """One agent of a deployment. The agent is named by a plain id: the row outlives it.
+    """One agent of a deployment. `agent_id` is no foreign key: the row outlives the agent.
 
-    `phase` is the rollout's phase (0 for `all_at_once`), fixed when it is asked for; `phase_started_at` when it began
-    here, or when the rollback did. `sequence` is the deployment's, set when the bundle is assigned: a target without one
-    was never told anything. `previous_*` is what the agent had last confirmed then. `rollback_at` is when a rollback was
-    asked of this target. `settled_at` is set once there is nothing more to wait for. `report` holds `reason`, `tuning`,
-    `log_tail`, and `failure`: why it failed, also after it went back.
+    `phase` is the rollout's phase (0 for `all_at_once`), fixed by the request; `phase_started_at` is when the phase or the
+    rollback began on this target. `sequence` is the deployment's, set when the bundle is assigned: a target without one
+    never received a directive. `previous_*` is what the agent had last confirmed at the assignment. `rollback_at` is when
+    this target was asked to roll back. `settled_at` is set once no further report is expected. `report` holds `reason`,
+    `tuning`, `log_tail`, and `failure`: why it failed, kept after a rollback.
     """
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="targets", db_index=False)
@@ -320,14 +300,14 @@ class Target(TreeModel):
         return f"{self.agent_name}: {self.status}"
 
     def deadline(self, timeout_seconds: int) -> dt.datetime | None:
-        """When its silence makes it unreachable; None while nothing is asked of it."""
+        """When the target becomes unreachable without a report; None while no report is expected."""
         if self.phase_started_at is None:
             return None
         return self.phase_started_at + dt.timedelta(seconds=timeout_seconds)
 
 
 class Confirmation(TreeModel):
-    """What an agent last confirmed to run, by a report on what it was told; `deployment_id` None: stopped."""
+    """What an agent last confirmed to run. `deployment_id` None: it is stopped."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="confirmations")
     agent_id = models.UUIDField(unique=True, editable=False)
@@ -341,7 +321,7 @@ class Confirmation(TreeModel):
 
 
 class DeploymentEvent(TreeModel):
-    """One move of a deployment: who, why, what set it off. `from_status` is empty for the first. Never changed."""
+    """Immutable record of a status transition: actor, reason and trigger. `from_status` is empty for the first."""
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="events", db_index=False)
     from_status = models.CharField(max_length=32, blank=True, editable=False)
@@ -359,12 +339,12 @@ class DeploymentEvent(TreeModel):
 
     @property
     def at(self) -> dt.datetime:
-        """When it happened."""
+        """Time of the event."""
         return self.created_at
 
 
 class PhaseMark(models.TextChoices):
-    """What can be told of a phase."""
+    """Kind of a phase event."""
 
     STARTED = "started"
     BAKING = "baking"
@@ -372,9 +352,9 @@ class PhaseMark(models.TextChoices):
 
 
 class PhaseEvent(TreeModel):
-    """A phase of a phased rollout began, began to bake, or passed: each once. Never changed.
+    """Immutable record that a phase began, began to bake, or passed; each at most once.
 
-    Apart from `DeploymentEvent`, whose rows are the moves of the status and nothing else.
+    Separate from `DeploymentEvent`, whose rows are status transitions only.
     """
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="phase_events", db_index=False)

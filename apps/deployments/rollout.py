@@ -1,4 +1,4 @@
-"""How a rollout goes on, worked out from its plan and its targets. Pure: no database, no clock of its own."""
+"""Next step of a rollout, derived from its strategy and targets. Pure: no database, no clock."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 FULL = 100
 BAD = ("failed", "unreachable")
-"""What counts against `max_failures`."""
+"""Target statuses that count against `max_failures`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One step of a rollout: up to `percent` of the targets (all phases before included), then `bake_seconds` of watching."""
+    """One phase of a rollout: up to `percent` of all targets (cumulative), then a bake of `bake_seconds`."""
 
     percent: int
     bake_seconds: int
@@ -30,20 +30,23 @@ ALL_AT_ONCE = (Phase(FULL, 0),)
 
 
 def phases_of(strategy: Mapping[str, Any]) -> tuple[Phase, ...]:
-    """The phases of a strategy as it is stored; `all_at_once` is one of everybody, without a bake."""
+    """The phases of a stored strategy; `all_at_once` is a single phase of all targets without a bake."""
     if strategy.get("type") != "phased":
         return ALL_AT_ONCE
     return tuple(Phase(int(p["percent"]), int(p["bake_seconds"])) for p in strategy["phases"])
 
 
 def upto(phases: Sequence[Phase], count: int) -> list[int]:
-    """How many of `count` targets belong to each phase and those before it: its percentage, rounded up."""
+    """Cumulative number of targets per phase: its percentage of `count`, rounded up."""
     return [-(-count * phase.percent // FULL) for phase in phases]
 
 
 def assign_phases(agent_ids: Iterable[uuid.UUID], phases: Sequence[Phase]) -> dict[uuid.UUID, int]:
-    """{agent: its phase}. Agents come in the order of their ids (the longest enrolled first), however they were named,
-    so that the strategy and the set of targets, which an approval's digest covers, say it all."""
+    """Assign each agent to a phase: {agent id: phase}.
+
+    Agents are ordered by id (longest enrolled first), so that the strategy and the set of targets, which an approval's
+    digest covers, determine the result.
+    """
     ordered = sorted(set(agent_ids))
     bounds = upto(phases, len(ordered))
     return {
@@ -54,7 +57,7 @@ def assign_phases(agent_ids: Iterable[uuid.UUID], phases: Sequence[Phase]) -> di
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """`number` targets of one phase that are alike: same status, all settled or none."""
+    """Number of targets of one phase with the same status and the same `settled`."""
 
     phase: int
     status: str
@@ -63,7 +66,7 @@ class Tally:
 
 
 class Step(StrEnum):
-    """What a rollout does next by itself."""
+    """Next automatic step of a rollout."""
 
     WAIT = "wait"
     BAKE = "bake"
@@ -80,15 +83,15 @@ def next_step(
     *,
     max_failures: int,
     now: dt.datetime,
-    unheard: int = 0,
+    silent_count: int = 0,
 ) -> Step:
-    """What a deployment that is `deploying` does now.
+    """The next step of a deployment in `deploying`.
 
-    `present` is the phase it is in (None: none has begun), `bake_ends_at` is set while that phase bakes, `unheard` how
-    many of its activated targets gave no sign of life lately.
-    FAIL the moment more than `max_failures` failed or are unreachable. Else WAIT until every target of the phases
-    that have begun is settled; then BAKE, if the present phase has a bake that did not begin; WAIT until the bake is over and
-    everybody was heard of; then ADVANCE to the next phase, or ACTIVATE after the last.
+    `present` is its phase (None: no phase has begun), `bake_ends_at` is set while that phase bakes, and `silent_count` is
+    the number of its activated targets without a recent heartbeat.
+    FAIL as soon as more than `max_failures` targets failed or are unreachable. Otherwise WAIT until every target of the
+    phases that have begun is settled; BAKE if the present phase has a bake that did not begin; WAIT until the bake is
+    over and no target is silent; then ADVANCE to the next phase, or ACTIVATE after the last.
     """
     rows = list(targets)
     if sum(row.number for row in rows if row.status in BAD) > max_failures:
@@ -100,14 +103,17 @@ def next_step(
     if phases[present].bake_seconds:
         if bake_ends_at is None:
             return Step.BAKE
-        if now < bake_ends_at or unheard:
+        if now < bake_ends_at or silent_count:
             return Step.WAIT
     return Step.ADVANCE if present + 1 < len(phases) else Step.ACTIVATE
 
 
 class PhaseState(StrEnum):
-    """Where a phase is: `waiting` for those before it, rolling out, baking, `passed`, `stopped` in the middle of it by the
-    end of the deployment, or `untouched` because that came first."""
+    """State of a phase.
+
+    `waiting` for earlier phases, rolling out, baking, or `passed`. When the deployment ended, `stopped` if the phase had
+    begun, else `untouched`.
+    """
 
     WAITING = "waiting"
     DEPLOYING = "deploying"
@@ -118,7 +124,7 @@ class PhaseState(StrEnum):
 
 
 def phase_state(number: int, *, status: str, present: int | None, baking: bool, passed: bool) -> PhaseState:
-    """The state of phase `number` of a deployment with this status, whose present (or last) phase is `present`."""
+    """The state of phase `number` of a deployment with this status, whose present or last phase is `present`."""
     if passed:
         return PhaseState.PASSED
     if status in ("pending_approval", "approved", "building"):

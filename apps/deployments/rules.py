@@ -1,5 +1,6 @@
-"""Rules of deployments that only look: who may build next, what a report means, how a rollback ends. Pure: no database, no
-clock. The services act on them, and the model check walks every state of them (`tests/model`).
+"""Rules of deployments: which build may start, the effect of a report, and the outcome of a rollback.
+
+Pure: no database, no clock. The services act on them, and the model check explores all of their states (`tests/model`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from apps.agents.registry import AgentReport, Desired
 from apps.core.errors import Conflict
 
 PROGRESS = {"assigned": 0, "fetched": 1, "verified": 2}
-"""How far an unsettled target is; a report of less than it said before changes nothing."""
+"""Progress of an unsettled target. A report of earlier progress than already reported has no effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An approved deployment: its agents, and whether its build is on its way already."""
+    """An approved deployment: its agents, and whether its build is queued."""
 
     id: uuid.UUID
     agents: Collection[uuid.UUID]
@@ -26,11 +27,10 @@ class Waiting:
 
 
 def startable(waiting: Sequence[Waiting], held: Iterable[uuid.UUID]) -> list[uuid.UUID]:
-    """Those of `waiting` (oldest approval first) whose build can be queued now, `held` being the agents that some deployment
-    builds for, deploys to or rolls back on.
+    """The deployments of `waiting` (oldest approval first) whose build can be queued now.
 
-    An agent is taken, too, while a build for it is queued, and while an older approval waits for it: a later one does not
-    overtake.
+    `held` are the agents that a deployment is building for, deploying to or rolling back on. An agent is also busy while a
+    build for it is queued and while an older approval waits for it, so that approvals proceed in order.
     """
     taken = set(held)
     for item in waiting:
@@ -47,36 +47,42 @@ def startable(waiting: Sequence[Waiting], held: Iterable[uuid.UUID]) -> list[uui
 
 
 @dataclass(frozen=True, slots=True)
-class ReportedOn:
-    """The target that a report is about, as it is now. `asked_back`: a rollback was asked of it; `in_bake`: its deployment
-    has a phase that bakes, or baked; `failed_bundle`: what its last report named."""
+class TargetState:
+    """Present state of the target that a report is about.
+
+    `rollback_requested`: the target was asked to roll back. `in_bake`: its deployment has begun a bake. `failed_bundle`: the bundle
+    of its last report.
+    """
 
     deployment_id: uuid.UUID
     status: str
     settled: bool
-    asked_back: bool
+    rollback_requested: bool
     in_bake: bool
     failed_bundle: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
-    """What follows from a report: `to` is the target's new status (None: it stays), `settles` whether that is the end of it,
-    `confirms` whether the agent now runs (or stopped) what is wanted of it."""
+class ReportEffect:
+    """Effect of a report on its target.
+
+    `to` is the new status (None: unchanged), `settles` whether no further report is expected, and `confirms` whether the
+    agent confirms its desired state.
+    """
 
     to: str | None = None
     settles: bool = False
     confirms: bool = False
 
 
-NOTHING = Meaning()
+NOTHING = ReportEffect()
 
 
-def meaning_of(report: AgentReport, target: ReportedOn, wanted: Desired) -> Meaning:
-    """What a report on `target` means while `wanted` is what its agent is told.
+def effect_of(report: AgentReport, target: TargetState, wanted: Desired) -> ReportEffect:
+    """The effect of a report on `target` while `wanted` is its agent's desired state.
 
-    A repeat, or what comes after a later one, means nothing. Raises Conflict `not_wanted` when this is not (or no longer)
-    what the agent is told to do, `already_settled` when it takes back what it had confirmed (in a bake that is a failure).
+    A repeated or late report has no effect. Raises Conflict `not_wanted` when the report does not match the desired state,
+    and `already_settled` when it contradicts a confirmation (during a bake that is a failure instead).
     """
     if (
         report.status == "failed"
@@ -86,8 +92,8 @@ def meaning_of(report: AgentReport, target: ReportedOn, wanted: Desired) -> Mean
     ):
         return NOTHING
     if wanted.for_deployment_id != target.deployment_id:
-        raise Conflict("This is no longer wanted of this agent.", code="not_wanted")
-    # does the agent leave this deployment, rather than reach it?
+        raise Conflict("The desired state of this agent has changed.", code="not_wanted")
+    # true if the agent rolls back or stops this deployment
     leaving = wanted.deployment_id != target.deployment_id
     named = (report.bundle_sha256, report.sequence) == (wanted.bundle_sha256, wanted.sequence)
     match report.status:
@@ -95,15 +101,15 @@ def meaning_of(report: AgentReport, target: ReportedOn, wanted: Desired) -> Mean
             _require(wanted.directive != "stop" and named)
             if leaving or target.status not in PROGRESS or PROGRESS[report.status] <= PROGRESS[target.status]:
                 return NOTHING
-            return Meaning(to=report.status)
+            return ReportEffect(to=report.status)
         case "activated" | "rolled_back":
             _require(wanted.directive != "stop" and named)
             if report.status == "rolled_back" and wanted.directive != "rollback":
-                raise Conflict("It was not told to go back.", code="not_wanted")
+                raise Conflict("This target was not asked to roll back.", code="not_wanted")
             return _confirmed(target, leaving)
         case "stopped":
             if wanted.directive != "stop":
-                raise Conflict("It was not told to stop.", code="not_wanted")
+                raise Conflict("This target was not asked to stop.", code="not_wanted")
             return _confirmed(target, leaving)
         case _:
             _require(report.bundle_sha256 is None or named)
@@ -112,30 +118,30 @@ def meaning_of(report: AgentReport, target: ReportedOn, wanted: Desired) -> Mean
 
 def _require(named: bool) -> None:
     if not named:
-        raise Conflict("Another bundle is wanted of this agent.", code="not_wanted")
+        raise Conflict("The desired state of this agent is another bundle.", code="not_wanted")
 
 
-def _confirmed(target: ReportedOn, leaving: bool) -> Meaning:
-    if leaving and not target.asked_back:
-        return Meaning(confirms=True)
+def _confirmed(target: TargetState, leaving: bool) -> ReportEffect:
+    if leaving and not target.rollback_requested:
+        return ReportEffect(confirms=True)
     reached = "rolled_back" if leaving else "activated"
     if target.status == reached and target.settled:
-        return Meaning(confirms=True)
-    return Meaning(to=reached, settles=True, confirms=True)
+        return ReportEffect(confirms=True)
+    return ReportEffect(to=reached, settles=True, confirms=True)
 
 
-def _failed(target: ReportedOn, leaving: bool) -> Meaning:
-    if leaving and not target.asked_back:
-        # it left a failed deployment for good: whether the older one still starts there is for its heartbeats to say
+def _failed(target: TargetState, leaving: bool) -> ReportEffect:
+    if leaving and not target.rollback_requested:
+        # the failed deployment is rolled back here; heartbeats show whether the previous one starts
         return NOTHING
     failing_bake = target.status == "activated" and target.in_bake and not leaving
     if target.settled and target.status != "unreachable" and not failing_bake:
-        raise Conflict("This target is settled already.", code="already_settled")
-    return Meaning(to="failed", settles=True)
+        raise Conflict("This target is already settled.", code="already_settled")
+    return ReportEffect(to="failed", settles=True)
 
 
-class Undoing(StrEnum):
-    """How a rollback goes on."""
+class RollbackOutcome(StrEnum):
+    """Outcome of a rollback so far."""
 
     WAIT = "wait"
     CONFIRM = "confirm"
@@ -143,18 +149,20 @@ class Undoing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Undone:
-    """A target that a rollback was asked of."""
+class RollbackTarget:
+    """A target that was asked to roll back."""
 
     status: str
     settled: bool
-    gone: bool = False
+    removed: bool = False
 
 
-def undoing(targets: Iterable[Undone]) -> Undoing:
-    """FAIL as soon as a target that is still there could not go back; CONFIRM once nobody is waited for. Agents that are
-    gone, or stayed silent, hold nothing up."""
+def rollback_outcome(targets: Iterable[RollbackTarget]) -> RollbackOutcome:
+    """The outcome of a rollback: FAIL once an enrolled target could not roll back, CONFIRM once no report is expected.
+
+    Removed and unreachable agents do not block it.
+    """
     rows = list(targets)
-    if any(row.status == "failed" and row.settled and not row.gone for row in rows):
-        return Undoing.FAIL
-    return Undoing.CONFIRM if all(row.settled or row.gone for row in rows) else Undoing.WAIT
+    if any(row.status == "failed" and row.settled and not row.removed for row in rows):
+        return RollbackOutcome.FAIL
+    return RollbackOutcome.CONFIRM if all(row.settled or row.removed for row in rows) else RollbackOutcome.WAIT

@@ -1,4 +1,4 @@
-"""Reads of deployments, and what an agent shall run."""
+"""Queries for deployments and the desired state of agents."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
 
-from apps.access.principals import Principal
 from apps.agents.models import Agent
-from apps.agents.registry import Desired
+from apps.agents.registry import Desired, RunningDetail
 from apps.core.errors import NotFound
-from apps.core.prepared import Prepared
+from apps.core.visibility import ScopedQuerySet
 from apps.deployments.desired import Assigned, desired_of
 from apps.deployments.models import (
     IN_FLIGHT,
@@ -26,83 +26,125 @@ from apps.deployments.models import (
     DeploymentStatus,
     PhaseEvent,
     PhaseMark,
-    ScopedQuerySet,
     Target,
     TargetStatus,
 )
 from apps.deployments.rollout import Phase, PhaseState, phase_state
+from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
 
 WALK_STEP = 8
+MOST_NAMED = 50
+K = TypeVar("K")
 
 
-def walk(agent_id: uuid.UUID) -> Iterator[Assigned]:
-    """All that the agent was ever assigned, highest sequence first, read a few rows at a time."""
-    rows = (
-        Target.objects.filter(agent_id=agent_id, sequence__isnull=False)
-        .order_by("-sequence")
-        .values_list(
-            "deployment_id",
-            "sequence",
-            "deployment__bundle_sha256",
-            "deployment__status",
-            "status",
-            "deployment__rolling_back_at",
-            "rollback_at",
-        )
-    )
+_ASSIGNED = (
+    "deployment_id",
+    "sequence",
+    "deployment__bundle_sha256",
+    "deployment__status",
+    "status",
+    "deployment__rolling_back_at",
+    "rollback_at",
+)
+
+
+def _assigned_to(agent_id: uuid.UUID) -> QuerySet[Target, tuple[Any, ...]]:
+    rows = Target.objects.filter(agent_id=agent_id, sequence__isnull=False)
+    return rows.order_by("-sequence").values_list(*_ASSIGNED)
+
+
+def assignment_history(agent_id: uuid.UUID) -> Iterator[Assigned]:
+    """Every assignment of the agent, highest sequence first, read in small batches."""
     start = 0
-    while True:
-        step = list(rows[start : start + WALK_STEP])
-        for deployment_id, sequence, digest, deployment_status, status, rolling_back_at, rollback_at in step:
-            if sequence is not None:
-                yield Assigned(deployment_id, sequence, digest, deployment_status, status, rolling_back_at, rollback_at)
+    while step := _assigned_to(agent_id)[start : start + WALK_STEP]:
+        for row in step:
+            yield Assigned(*row)
         if len(step) < WALK_STEP:
             return
         start += WALK_STEP
 
 
 def desired(agent: Agent) -> Desired:
-    """What `agent` shall run now. One query in the common case."""
-    return desired_of(walk(agent.pk))
+    """The desired state of `agent`. One query in the common case."""
+    return desired_of(assignment_history(agent.pk))
+
+
+def desired_of_each(agent_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Desired]:
+    """The desired state of each agent, in two queries.
+
+    An agent whose newest assignment is ruled out is omitted, because more rows are needed for it (`desired`).
+    """
+    assigned = Target.objects.filter(agent_id=OuterRef("pk"), sequence__isnull=False).order_by("-sequence")
+    newest = Agent.objects.filter(pk__in=agent_ids).annotate(newest=Subquery(assigned.values("pk")[:1]))
+    targets = dict(newest.values_list("pk", "newest"))
+    rows = Target.objects.filter(pk__in=[pk for pk in targets.values() if pk]).values_list("agent_id", *_ASSIGNED)
+    found = {agent_id: Desired(directive="none") for agent_id, target in targets.items() if target is None}
+    for agent_id, *columns in rows:
+        item = Assigned(*columns)
+        if not item.ruled_out:
+            found[agent_id] = desired_of([item])
+    return found
 
 
 def base_of(
-    environment_id: uuid.UUID, agent_ids: Sequence[uuid.UUID], *, aside: uuid.UUID | None = None
+    environment_id: uuid.UUID, agent_ids: Sequence[uuid.UUID], *, exclude: uuid.UUID | None = None
 ) -> dict[str, str | None]:
-    """{agent id: the deployment it stands on}, None for nothing: what an approval is decided against.
+    """{agent id: its base deployment}, None without one. An approval is decided against these bases.
 
-    That is the deployment that is building or deploying on it (`aside` is left out), else the one it last confirmed.
+    The base is the deployment that is building or deploying on the agent (except `exclude`), else the last confirmed one.
     """
-    base: dict[str, str | None] = {str(agent_id): None for agent_id in agent_ids}
-    confirmed = Confirmation.objects.filter(environment_id=environment_id, agent_id__in=agent_ids)
-    for agent_id, deployment_id in confirmed.values_list("agent_id", "deployment_id"):
-        base[str(agent_id)] = str(deployment_id) if deployment_id else None
-    under_way = Target.objects.filter(
-        deployment__environment_id=environment_id,
+    return bases_of({0: BaseQuery(environment_id, agent_ids, exclude)})[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseQuery:
+    """Query of `bases_of`: the bases of these agents of one environment, without one deployment."""
+
+    environment_id: uuid.UUID
+    agent_ids: Sequence[uuid.UUID]
+    exclude: uuid.UUID | None = None
+
+
+_NAMED_AGENTS = 500
+"""Maximum number of agents that a query names. Beyond it, the query reads all agents of the environments."""
+
+
+def bases_of(questions: Mapping[K, BaseQuery]) -> dict[K, dict[str, str | None]]:
+    """The result of `base_of` for many queries at once, in two database queries."""
+    environments = {question.environment_id for question in questions.values()}
+    agents = {agent_id for question in questions.values() for agent_id in question.agent_ids}
+    confirmed = Confirmation.objects.filter(environment_id__in=environments)
+    targets = Target.objects.filter(
+        deployment__environment_id__in=environments,
         deployment__status__in=(DeploymentStatus.BUILDING, DeploymentStatus.DEPLOYING),
-        agent_id__in=agent_ids,
     )
-    if aside is not None:
-        under_way = under_way.exclude(deployment_id=aside)
-    for agent_id, deployment_id in under_way.values_list("agent_id", "deployment_id"):
-        base[str(agent_id)] = str(deployment_id)
-    return base
+    if len(agents) <= _NAMED_AGENTS:
+        confirmed, targets = confirmed.filter(agent_id__in=agents), targets.filter(agent_id__in=agents)
+    last = dict(confirmed.values_list("agent_id", "deployment_id"))
+    # at most one deployment is in progress on an agent, and a deployment is not its own base
+    in_progress: dict[uuid.UUID, list[uuid.UUID]] = {}
+    for agent_id, deployment_id in targets.values_list("agent_id", "deployment_id"):
+        in_progress.setdefault(agent_id, []).append(deployment_id)
+    bases: dict[K, dict[str, str | None]] = {}
+    for key, question in questions.items():
+        base: dict[str, str | None] = {}
+        for agent_id in question.agent_ids:
+            now = [pk for pk in in_progress.get(agent_id, ()) if pk != question.exclude]
+            stands_on = now[-1] if now else last.get(agent_id)
+            base[str(agent_id)] = str(stands_on) if stands_on else None
+        bases[key] = base
+    return bases
 
 
 def bundles(scope: Scope) -> ScopedQuerySet[ConfigBundle]:
     """The environment's config bundles."""
-    return ConfigBundle.objects.filter(environment=scope.here)
-
-
-_bundle_in: Prepared[ConfigBundle] = Prepared(
-    lambda environment_id, pk: ConfigBundle.objects.filter(environment_id=environment_id, pk=pk)
-)
+    return ConfigBundle.objects.filter(environment=scope.require_environment())
 
 
 def get_bundle(scope: Scope, bundle_id: uuid.UUID) -> ConfigBundle:
     """One config bundle of the environment. NotFound otherwise."""
-    bundle = _bundle_in.first(scope.here.pk, bundle_id)
+    bundle = bundles(scope).filter(pk=bundle_id).first()
     if bundle is None:
         raise NotFound()
     return bundle
@@ -110,31 +152,21 @@ def get_bundle(scope: Scope, bundle_id: uuid.UUID) -> ConfigBundle:
 
 def deployments(scope: Scope) -> DeploymentQuerySet:
     """The environment's deployments."""
-    rows: DeploymentQuerySet = Deployment.objects.filter(environment=scope.here)
+    rows: DeploymentQuerySet = Deployment.objects.filter(environment=scope.require_environment())
     return rows
-
-
-_deployment_in: Prepared[Deployment] = Prepared(
-    lambda environment_id, pk: Deployment.objects.filter(environment_id=environment_id, pk=pk)
-)
 
 
 def get_deployment(scope: Scope, deployment_id: uuid.UUID) -> Deployment:
     """One deployment of the environment. NotFound otherwise."""
-    deployment = _deployment_in.first(scope.here.pk, deployment_id)
+    deployment: Deployment | None = deployments(scope).filter(pk=deployment_id).first()
     if deployment is None:
         raise NotFound()
     return deployment
 
 
-def visible_deployments(principal: Principal) -> DeploymentQuerySet:
-    """Every deployment in an environment that `principal` may see."""
-    return Deployment.objects.all().visible_to(principal)
-
-
 @dataclass(frozen=True, slots=True)
 class PhaseReport:
-    """One phase of a phased rollout: what it asks for, its targets by status, and when what became of it."""
+    """One phase of a phased rollout: its parameters, target counts by status, and the times of its events."""
 
     number: int
     percent: int
@@ -147,28 +179,30 @@ class PhaseReport:
 
     @property
     def bake_ends_at(self) -> dt.datetime | None:
-        """When its bake ends or ended; None before it began."""
+        """When the bake ends or ended; None before it began."""
         return self.bake_started_at + dt.timedelta(seconds=self.bake_seconds) if self.bake_started_at else None
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The targets of a deployment by status, `total` with them, and its phases (none when it is not phased).
+    """Target counts of a deployment by status, with `total`, and its phases (empty when it is not phased).
 
-    `needs_redeployment`: some agent runs it although the key that it was signed under is revoked.
+    `needs_redeployment`: an agent runs it although its signing key is revoked.
     """
 
     counts: Mapping[str, int]
     phases: Sequence[PhaseReport] = ()
     needs_redeployment: bool = False
+    phase_events: Sequence[PhaseEvent] = ()
+    """Events of its phases, oldest first."""
 
 
 def _with_total(of: Counter[str]) -> dict[str, int]:
     return {"total": sum(of.values()), **{s: of[s] for s in TargetStatus.values}}
 
 
-def still_run(deployment_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
-    """Those of `deployment_ids` that some agent, still enrolled, last confirmed to run."""
+def running_deployments(deployment_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    """The deployments of `deployment_ids` that an enrolled agent last confirmed to run."""
     ids = list(deployment_ids)
     if not ids:
         return set()
@@ -177,33 +211,26 @@ def still_run(deployment_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
 
 
 def needing_redeployment(rows: DeploymentQuerySet, wanted: bool) -> DeploymentQuerySet:
-    """Those of `rows` that do (or, not `wanted`, do not) run somewhere under a key that was revoked."""
+    """Filter `rows` by whether (or, not `wanted`, whether not) an agent runs them under a revoked key."""
     run = Confirmation.objects.filter(deployment_id=OuterRef("pk"), agent_id__in=Agent.objects.enrolled().values("pk"))
     marked = Q(Exists(run), key_revoked_at__isnull=False)
     return rows.filter(marked if wanted else ~marked)
 
 
-def _counted(targets: QuerySet[Target]) -> QuerySet[Target, tuple[uuid.UUID, int, str, int]]:
-    return targets.values_list("deployment_id", "phase", "status").annotate(n=Count("pk"))
-
-
-_counts_of = Prepared(lambda pk: _counted(Target.objects.filter(deployment_id=pk)))
-
-
 def overviews(deployments: Iterable[Deployment]) -> dict[uuid.UUID, Overview]:
-    """{deployment: its overview}, in two queries for all of them, and one more if a key of theirs was revoked."""
+    """{deployment id: its overview}, in two queries, and one more if a signing key was revoked."""
     wanted = {deployment.pk: deployment for deployment in deployments}
-    stale = still_run(pk for pk, deployment in wanted.items() if deployment.key_revoked_at is not None)
+    stale = running_deployments(pk for pk, deployment in wanted.items() if deployment.key_revoked_at is not None)
     by_phase: dict[uuid.UUID, dict[int, Counter[str]]] = {pk: {} for pk in wanted}
-    # one alone is what a detail asks for, all the time
-    alone = list(wanted) if len(wanted) == 1 else None
-    rows = _counts_of.all(*alone) if alone else _counted(Target.objects.filter(deployment_id__in=list(wanted)))
-    for pk, phase, status, n in rows:
+    counted = Target.objects.filter(deployment_id__in=wanted).values_list("deployment_id", "phase", "status")
+    for pk, phase, status, n in counted.annotate(n=Count("pk")):
         by_phase[pk].setdefault(phase, Counter())[status] += n
     phased = [pk for pk, deployment in wanted.items() if deployment.phased]
+    events: dict[uuid.UUID, list[PhaseEvent]] = {}
     marks: dict[tuple[uuid.UUID, int, str], dt.datetime] = {}
     if phased:
-        for event in PhaseEvent.objects.filter(deployment_id__in=phased):
+        for event in PhaseEvent.objects.filter(deployment_id__in=phased).order_by("pk"):
+            events.setdefault(event.deployment_id, []).append(event)
             marks[event.deployment_id, event.phase, event.mark] = event.created_at
 
     def report(deployment: Deployment, number: int, phase: Phase) -> PhaseReport:
@@ -230,33 +257,24 @@ def overviews(deployments: Iterable[Deployment]) -> dict[uuid.UUID, Overview]:
             _with_total(sum(by_phase[pk].values(), Counter())),
             [report(deployment, n, phase) for n, phase in enumerate(deployment.phases)] if deployment.phased else [],
             pk in stale,
+            events.get(pk, ()),
         )
         for pk, deployment in wanted.items()
     }
 
 
-def target_counts(deployment: Deployment) -> Mapping[str, int]:
-    """{total, and a count per target status}."""
-    return overviews([deployment])[deployment.pk].counts
-
-
 def events_of(deployment: Deployment) -> list[DeploymentEvent]:
-    """What happened to it, oldest first."""
+    """The deployment's events, oldest first."""
     return list(DeploymentEvent.objects.filter(deployment=deployment).order_by("pk"))
 
 
-def phase_events_of(deployment: Deployment) -> list[PhaseEvent]:
-    """What became of its phases, oldest first."""
-    return list(PhaseEvent.objects.filter(deployment=deployment).order_by("pk"))
-
-
 def targets_of(deployment: Deployment) -> list[Target]:
-    """Its targets, by phase and agent name."""
+    """The deployment's targets, by phase and agent name."""
     return list(Target.objects.filter(deployment=deployment).order_by("phase", "agent_name", "pk"))
 
 
 def deletion_blockers(scope: Scope) -> list[str]:
-    """The deployments in flight below `scope`, in words: what stands in the way of deleting it."""
+    """Descriptions of the deployments in flight below `scope`, which prevent its deletion."""
     rows = Deployment.objects.filter(status__in=IN_FLIGHT)
     if scope.environment is not None:
         rows = rows.filter(environment=scope.environment)
@@ -268,15 +286,36 @@ def deletion_blockers(scope: Scope) -> list[str]:
     return [f"deployment {pk} ({status})" for pk, status in alive.values_list("pk", "status")[:50]]
 
 
+def running_note(scope: Scope) -> list[str]:
+    """Sentences that list what runs now in the environments below `scope`."""
+    rows = Environment.objects.alive().filter(current_deployment_id__isnull=False).select_related("project")
+    if scope.environment is not None:
+        rows = rows.filter(pk=scope.environment.pk)
+    elif scope.project is not None:
+        rows = rows.filter(project=scope.project)
+    else:
+        rows = rows.filter(project__organization=scope.organization)
+    environments = {row.current_deployment_id: row for row in rows.order_by("pk")[:MOST_NAMED]}
+    running = Deployment.objects.filter(pk__in=environments).order_by("pk")
+    return [
+        f"{row.pipeline_name} v{row.version_number} runs now in {environments[row.pk].project.name} / "
+        f"{environments[row.pk].name}."
+        for row in running
+    ]
+
+
 def waiting_for_agent() -> Q:
-    """The targets that a deployment in flight waits for, or will. One that goes back waits only for those it had told."""
+    """Condition for targets from which a deployment in flight expects a report, now or later.
+
+    A deployment that rolls back expects reports only from targets that were assigned.
+    """
     return Q(settled_at__isnull=True, deployment__status__in=IN_FLIGHT) & ~Q(
         deployment__status=DeploymentStatus.ROLLING_BACK, sequence__isnull=True
     )
 
 
 def in_flight_on(agent_id: uuid.UUID) -> list[str]:
-    """The deployments in flight that still wait for this agent, in words."""
+    """Descriptions of the deployments in flight that expect a report from this agent."""
     rows = Target.objects.filter(waiting_for_agent(), agent_id=agent_id)
     return [
         f"deployment {pk} ({status})"
@@ -285,5 +324,26 @@ def in_flight_on(agent_id: uuid.UUID) -> list[str]:
 
 
 def has_in_flight(agent_id: uuid.UUID) -> bool:
-    """Is a deployment with this agent as a target in flight?"""
+    """True if a deployment with this agent as a target is in flight."""
     return Target.objects.filter(agent_id=agent_id, deployment__status__in=IN_FLIGHT).exists()
+
+
+def running_detail(agent: Agent) -> RunningDetail:
+    """The rules by stage of the bundle that `agent` reports to run, and its last reported tuning."""
+    if agent.running_deployment_id is None:
+        return RunningDetail()
+    target = (
+        Target.objects.filter(
+            agent_id=agent.pk,
+            deployment_id=agent.running_deployment_id,
+            deployment__environment_id=agent.environment_id,
+        )
+        .select_related("deployment")
+        .first()
+    )
+    if target is None:
+        return RunningDetail()
+    bundle = ConfigBundle.objects.filter(environment_id=agent.environment_id, pk=target.deployment.bundle_id).first()
+    stages = bundle.config.get("stages", {}) if bundle is not None else {}
+    rules = {name: list(stage["rules"]) for name, stage in stages.items() if stage.get("rules")}
+    return RunningDetail(rules=rules, tuning=target.report.get("tuning") or {})

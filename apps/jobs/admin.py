@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 
-from apps.access.admin import ScopedModelAdmin, pill, principal_of
 from apps.access.policy import require
-from apps.access.principals import Principal
 from apps.access.roles import Permission
-from apps.access.selectors import environments_visible_to
+from apps.console.base.filters import SCOPE_FILTERS
+from apps.console.base.model_admin import ScopedModelAdmin
+from apps.console.base.principal import principal_of
+from apps.console.base.ui import status_badge
 from apps.jobs.models import Job
 from apps.jobs.services import retry_dead_letter
 
@@ -22,19 +22,15 @@ from apps.jobs.services import retry_dead_letter
 class JobAdmin(ScopedModelAdmin):
     """Background jobs."""
 
-    list_display = ("type", "state", "environment", "attempts", "error_class", "created_at")
-    list_filter = ("status", "type")
-    list_select_related = ("environment",)
+    list_display = ("type", "state", "where", "attempts", "error_class", "created_at")
+    list_filter = ("status", "type", *SCOPE_FILTERS)
     ordering = ("-id",)
     exclude = ("lease_token", "payload")
     change_form_template = "admin/jobs/job/change_form.html"
 
-    def visible(self, rows: QuerySet[Any], principal: Principal) -> QuerySet[Any]:
-        return rows.filter(Q(environment__in=environments_visible_to(principal).values("pk")))
-
     @admin.display(description="status", ordering="status")
     def state(self, row: Job) -> str:
-        return pill(str(row.status))
+        return status_badge(str(row.status))
 
     def get_urls(self) -> list[URLPattern]:
         retry = path("<uuid:object_id>/retry/", self.admin_site.admin_view(self.retry_view), name="jobs_job_retry")
@@ -47,7 +43,7 @@ class JobAdmin(ScopedModelAdmin):
             who = principal_of(request)
 
             def write() -> None:
-                require(who, Permission.OPERATE_ENVIRONMENT, self.place_of(job))
+                require(who, Permission.OPERATE_ENVIRONMENT, self.scope_for_row(job))
                 retry_dead_letter(actor=who, job=job)
 
             self.run(request, write, "It is queued again.")

@@ -1,102 +1,103 @@
-"""Jobs over HTTP."""
+"""API of jobs."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TypedDict
 
-from django.db.models import QuerySet
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.access.api import ScopedView
 from apps.access.roles import Permission
-from apps.core.api import StrictSerializer, keyset_page, rfc3339, status_filter
+from apps.api.base import ScopedView
+from apps.api.documents import document
+from apps.api.operations import operation
+from apps.api.parameters import choice_filter, status_filter
+from apps.api.serializers import EmptyInput
 from apps.core.errors import NotFound
 from apps.jobs.models import Job, JobStatus
 from apps.jobs.registry import handler_types
 from apps.jobs.services import retry_dead_letter
 from apps.tenancy.scope import Scope
 
+FILTERS = {"status": status_filter(JobStatus.values), "type": choice_filter(handler_types, "type")}
 
-def job_document(job: Job) -> dict[str, object]:
-    """A job as the API shows it."""
-    return {
-        "id": str(job.pk),
-        "type": job.type,
-        "status": job.status,
-        "subject_id": str(job.subject_id),
-        "environment_id": str(job.environment_id) if job.environment_id else None,
-        "attempts": job.attempts,
-        "max_attempts": job.max_attempts,
-        "progress": job.progress,
-        "error": {"class": job.error_class, "message": job.error} if job.error_class else None,
-        "note": job.note,
-        "scheduled_at": rfc3339(job.run_at),
-        "started_at": rfc3339(job.started_at),
-        "finished_at": rfc3339(job.finished_at),
-        "created_at": rfc3339(job.created_at),
-    }
+JobError = TypedDict("JobError", {"class": str, "message": str})
+"""The error of a job's last attempt."""
 
 
-class EmptyInput(StrictSerializer):
-    """Empty or `{}`."""
+class JobDocument(TypedDict):
+    """A job."""
+
+    id: str
+    type: str
+    status: str
+    subject_id: str
+    environment_id: str | None
+    attempts: int
+    max_attempts: int
+    progress: object
+    error: JobError | None
+    note: str
+    scheduled_at: str
+    started_at: str | None
+    finished_at: str | None
+    created_at: str
 
 
-_FILTERS = {"status": status_filter(JobStatus.values)}
-
-
-def _page(request: Request, rows: QuerySet[Any]) -> Response:
-    return keyset_page(
-        request, rows, job_document, filters={**_FILTERS, "type": status_filter(handler_types(), "type")}
-    )
-
-
-class OrganizationJobsView(ScopedView):
-    """GET: every job of the organization."""
-
-    level: ClassVar[str] = "organization"
-    permissions: ClassVar[Mapping[str, Permission]] = {"GET": Permission.VIEW_ORG}
-
-    def get(self, request: Request, org_id: uuid.UUID) -> Response:
-        return _page(request, Job.objects.filter(organization_id=org_id))
-
-
-class JobsView(ScopedView):
-    """GET: the jobs of the environment."""
-
-    def get(self, request: Request, **ids: uuid.UUID) -> Response:
-        return _page(request, Job.objects.filter(environment=self.environment))
+def job_document(job: Job) -> JobDocument:
+    """Return the API representation of a job."""
+    error = {"class": job.error_class, "message": job.error} if job.error_class else None
+    return document(JobDocument, job, error=error, scheduled_at=job.run_at)
 
 
 def job_of(scope: Scope, job_id: uuid.UUID) -> Job:
-    """The job of the environment. NotFound when it has none like it."""
-    row: Job | None = Job.objects.filter(pk=job_id, environment=scope.here).first()
+    """Return the job of the environment. Raises NotFound."""
+    row: Job | None = Job.objects.filter(pk=job_id, environment=scope.require_environment()).first()
     if row is None:
         raise NotFound()
     return row
 
 
+class OrganizationJobsView(ScopedView):
+    """Jobs of an organization."""
+
+    level = "organization"
+
+    @operation(Permission.VIEW_ORG, lists=JobDocument, filters=FILTERS)
+    def get(self, request: Request) -> Response:
+        """List every job of the organization."""
+        return self.page(Job.objects.filter(organization_id=self.scope.organization_id), job_document)
+
+
+class JobsView(ScopedView):
+    """Jobs of an environment."""
+
+    @operation(Permission.VIEW_ENVIRONMENT, lists=JobDocument, filters=FILTERS)
+    def get(self, request: Request) -> Response:
+        """List the jobs of the environment."""
+        return self.page(Job.objects.filter(environment=self.environment), job_document)
+
+
 class JobView(ScopedView):
-    """One job."""
+    """A job."""
 
-    finds = job_of
+    lookup = job_of
+    found: Job
 
-    def get(self, request: Request, job_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        return Response(job_document(job_of(self.scope, job_id)))
+    @operation(Permission.VIEW_ENVIRONMENT, answer=JobDocument)
+    def get(self, request: Request) -> Response:
+        """Read a job."""
+        return Response(job_document(self.found))
 
 
-class JobRetryView(JobView):
-    """POST: queue a dead job again."""
+class JobRetryView(ScopedView):
+    """Retry of a job."""
 
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.VIEW_ENVIRONMENT,
-        "POST": Permission.OPERATE_ENVIRONMENT,
-    }
-    http_method_names = ["post", "options"]
+    lookup = job_of
+    found: Job
 
-    def post(self, request: Request, job_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        job = job_of(self.scope, job_id)
-        self.read(EmptyInput)
-        return Response(job_document(retry_dead_letter(actor=self.principal, job=job)))
+    @operation(Permission.OPERATE_ENVIRONMENT, body=EmptyInput, answer=JobDocument)
+    def post(self, request: Request) -> Response:
+        """Queue a dead job again."""
+        return Response(job_document(retry_dead_letter(actor=self.principal, job=self.found)))

@@ -1,8 +1,8 @@
-"""What the system does for itself, at one place at a time: chores, and the process that runs them.
+"""Chores, which the system does for itself, each in one process at a time, and the process that runs them.
 
-Whoever writes the lease of a chore runs it; the lease is renewed while it runs and fences its end. A killed process leaves a lease that
-runs out, and the chore is due again at once. Chores run in threads, so that one that takes long delays no other; one that is stuck
-past its timeout can't be ended in any other way than with its process, which ends itself and is started anew by the watchdog.
+The process that writes the lease of a chore runs it; the lease is renewed while it runs and fences its end. A killed process leaves a
+lease that runs out, and the chore is due again at once. Chores run in threads, so that one that takes long delays no other; one that
+is stuck past its timeout can only be ended with its process, which ends itself and is started anew by the watchdog.
 """
 
 from __future__ import annotations
@@ -21,17 +21,22 @@ import structlog
 from django.db import Error, close_old_connections, connection
 from django.db.models import Q
 
-from apps.core import clock, wake
+from apps.access.services.accounts import delete_ended_tokens
+from apps.access.services.mail import send_due
+from apps.access.services.members import delete_expired_invitations
+from apps.access.services.resets import delete_ended_resets
+from apps.access.services.sign_in import forget_expired
+from apps.core import clock, isolation, wake
 from apps.core.db import reason
 from apps.core.ids import new_id
-from apps.core.readiness import NotReady
-from apps.jobs import liveness
+from apps.core.readiness import Degraded, NotReady
+from apps.jobs import process_health, schedules
 from apps.jobs.models import Chore
 from apps.jobs.registry import ChoreSpec, chores, register_chore
 from apps.jobs.services import release_expired
-from apps.jobs.services.leases import LEASES_CHORE
+from apps.jobs.services.claims import LEASE as JOB_LEASE
+from apps.jobs.services.claims import LEASES_CHORE
 from apps.jobs.services.queue import WAKE_CHORES
-from apps.jobs.services.table import LEASE as JOB_LEASE
 from apps.runtime.faults import fault_point
 
 log = structlog.get_logger(__name__)
@@ -40,19 +45,41 @@ LEASE = dt.timedelta(seconds=15)
 RENEW_EVERY_SECONDS = 3.0
 AT_ONCE = 3
 OVERDUE_SECONDS = 60.0
+KEPT_AFTER_END = dt.timedelta(days=30)
 STUCK_EXIT, FENCED_EXIT = 71, 72
 
 
 def register_own() -> None:
-    """The chores of this room."""
+    """Register the chores of this app."""
     register_chore(LEASES_CHORE, every_seconds=JOB_LEASE.total_seconds() / 6, run=lambda now: release_expired())
-    register_chore(
-        "worker_beats", every_seconds=3600, run=lambda now: liveness.forget(before=now - dt.timedelta(days=1))
+    register_chore("mail", every_seconds=5, run=send_due)
+    register_chore("expired_sessions", every_seconds=3600, run=_forget_ended)
+    register_chore("worker_beats", every_seconds=3600, run=_delete_ended_processes)
+    register_chore(schedules.CHORE, every_seconds=600, run=lambda now: schedules.complete_schedules())
+
+
+def _forget_ended(now: dt.datetime) -> int:
+    """Delete sessions, addresses, and the links, invitations and tokens that ended 30 days ago; how many there were."""
+    before = now - KEPT_AFTER_END
+    return (
+        forget_expired(now)
+        + delete_ended_resets(ended_before=before)
+        + delete_ended_tokens(ended_before=before)
+        + delete_expired_invitations(expired_before=before)
     )
 
 
+def _delete_ended_processes(now: dt.datetime) -> int:
+    return process_health.delete_ended(before=now - dt.timedelta(days=1))
+
+
+def failed_items() -> dict[tuple[str, ...], float]:
+    """{(chore,): how many items failed in its last run}, for `/metrics`."""
+    return {(name,): float(count) for name, count in Chore.objects.values_list("name", "last_failed")}
+
+
 def check_chores() -> None:
-    """Readiness: no chore that was due a minute ago still waits for somebody to run it."""
+    """Readiness: no chore that was due a minute ago still waits for a process to run it."""
     names = [spec.name for spec in chores()]
     late = Chore.objects.filter(
         Q(lease_token=None) | Q(lease_expires_at__lte=clock.now()),
@@ -61,7 +88,11 @@ def check_chores() -> None:
     )
     overdue = sorted(late.values_list("name", flat=True))
     if overdue:
-        raise NotReady(f"nobody runs {', '.join(overdue)}")
+        raise NotReady(f"no process runs {', '.join(overdue)}")
+    failing = Chore.objects.filter(name__in=names, last_failed__gt=0).order_by("name")
+    details = [f"{name} ({count})" for name, count in failing.values_list("name", "last_failed")]
+    if details:
+        raise Degraded(f"items fail in {', '.join(details)}: the log names them")
 
 
 def _due(row: Chore, now: dt.datetime) -> bool:
@@ -82,7 +113,7 @@ def _take(spec: ChoreSpec, row: Chore, now: dt.datetime) -> uuid.UUID | None:
 
 
 def _take_due(specs: list[ChoreSpec]) -> list[tuple[ChoreSpec, uuid.UUID]]:
-    """Those of `specs` that are due and that nobody else took, leased to us."""
+    """Lease those of `specs` that are due and that no other process has leased."""
     rows = {row.name: row for row in Chore.objects.filter(pk__in=[spec.name for spec in specs])}
     taken = []
     for spec in specs:
@@ -96,26 +127,32 @@ def _take_due(specs: list[ChoreSpec]) -> list[tuple[ChoreSpec, uuid.UUID]]:
     return taken
 
 
-def _end(name: str, token: uuid.UUID, *, result: int | None, problem: str) -> None:
+def _end(name: str, token: uuid.UUID, *, result: int | None, problem: str, failed: int = 0) -> None:
     Chore.objects.filter(pk=name, lease_token=token).update(
-        lease_token=None, lease_expires_at=None, last_finished_at=clock.now(), last_result=result, last_error=problem
+        lease_token=None,
+        lease_expires_at=None,
+        last_finished_at=clock.now(),
+        last_result=result,
+        last_error=problem,
+        last_failed=failed,
     )
 
 
 def _run(spec: ChoreSpec, token: uuid.UUID) -> None:
     result, problem = None, ""
     fault_point("jobs.chore.taken")
-    try:
-        result = spec.run(clock.now())
-    except Exception as error:  # recorded; the next run tries again
-        problem = type(error).__name__
-        log.error("chore failed", chore=spec.name, exc_info=error)
+    with isolation.counting() as tally:
+        try:
+            result = spec.run(clock.now())
+        except Exception as error:  # recorded; the next run tries again
+            problem = type(error).__name__
+            log.error("chore failed", chore=spec.name, exc_info=error)
     fault_point("jobs.chore.ran")
-    _end(spec.name, token, result=result, problem=problem)
+    _end(spec.name, token, result=result, problem=problem, failed=tally.failed)
 
 
 def run_due_chores() -> int:
-    """Run every chore that is due and nobody else took; how many ran. One that fails is recorded and does not stop others."""
+    """Run every chore that is due and that no other process has leased; how many ran. One that fails is recorded and stops no other."""
     ran = 0
     for spec in chores():
         for _, token in _take_due([spec]):
@@ -148,7 +185,7 @@ class ChoreRunner:
             self._tick()
             self._end_if_stuck()
             try:
-                heard = wake.ticket(WAKE_CHORES)
+                seen = wake.ticket(WAKE_CHORES)
                 if time.monotonic() >= renew_at:
                     renew_at = time.monotonic() + RENEW_EVERY_SECONDS
                     self._renew()
@@ -156,7 +193,7 @@ class ChoreRunner:
                 known = Chore.objects.filter(pk__in=[spec.name for spec in chores()])
                 soonest = known.order_by("next_run_at").values_list("next_run_at", flat=True).first()
                 pause = 1.0 if soonest is None else (soonest - clock.now()).total_seconds()
-                wake.wait(WAKE_CHORES, min(1.0, max(0.05, pause)), since=heard)
+                wake.wait(WAKE_CHORES, min(1.0, max(0.05, pause)), since=seen)
             except Error as error:
                 log.warning("chores wait for the database", reason=reason(error))
                 connection.close()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db import models
 from django_fsm import transition
 
 from apps.core import clock
-from apps.core.fsm import GuardedModel, GuardedQuerySet, StatusField
+from apps.core.fsm import GuardedModel, StatusField
 from apps.core.models import TreeModel
-from apps.tenancy.models import Environment, Organization
+from apps.core.visibility import GuardedScopedQuerySet
+from apps.tenancy.models import Environment, InEnvironment, Organization
 
 
 class JobStatus(models.TextChoices):
@@ -25,17 +24,17 @@ class JobStatus(models.TextChoices):
 
 
 S = JobStatus
-WAITING = (S.QUEUED.value, S.RETRYING.value)
 
 
-class Job(GuardedModel, TreeModel):
+class Job(InEnvironment, GuardedModel, TreeModel):
     """One piece of background work.
 
     Legal moves: queued → running → completed; running → failed → retrying → completed | dead_letter; dead_letter →
-    queued by hand. A worker that takes it counts the attempt and writes its lease in one statement: `lease_token` fences what
-    comes late, `lease_slot` is one of the places that its organization has (unique, so the cap can't be passed),
-    `lease_cluster` and `lease_pid` say who has it. `attempt_running` is true until the attempt has ended.
-    Can be taken: waiting, due, without a lease.
+    queued by hand. A cluster that claims it writes the lease and nothing else: `lease_token` fences late writes,
+    `lease_slot` is one of the places that its organization has (unique, so the cap can't be passed), `lease_cluster` is the
+    cluster that holds it. The worker that begins it counts the attempt, moves it to `running`, and writes `lease_pid`; `attempt_running` is
+    true until the attempt has ended. `trouble_since` is when attempts began to fail for what is outside (storage, network); for
+    half an hour they are not counted. Can be claimed: waiting, due, without a lease.
     """
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="jobs")
@@ -54,13 +53,14 @@ class Job(GuardedModel, TreeModel):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     attempt_running = models.BooleanField(default=False)
+    trouble_since = models.DateTimeField(null=True)
     lease_token = models.UUIDField(null=True)
     lease_expires_at = models.DateTimeField(null=True)
     lease_slot = models.PositiveSmallIntegerField(null=True)
     lease_cluster = models.UUIDField(null=True)
     lease_pid = models.PositiveIntegerField(null=True)
 
-    objects = GuardedQuerySet.as_manager()
+    objects = GuardedScopedQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -74,11 +74,12 @@ class Job(GuardedModel, TreeModel):
             ),
         ]
         indexes = [
-            # used by taking: whose jobs wait, and which of an organization is due first
+            # used by claims: whose jobs wait, and which of an organization is due first. SQLite uses a partial index only where
+            # the query repeats its condition without parameters
             models.Index(
                 fields=["organization", "run_at", "id"],
-                condition=models.Q(status__in=["queued", "retrying"], lease_token__isnull=True),
-                name="job_waiting",
+                condition=models.Q(finished_at__isnull=True, lease_token__isnull=True),
+                name="job_unfinished",
             ),
             # used by the environment's list, and to supersede older ones of a subject
             models.Index(fields=["environment", "-id"], name="job_by_environment"),
@@ -95,7 +96,7 @@ class Job(GuardedModel, TreeModel):
 
     @transition(field="status", source=[S.RUNNING.value, S.RETRYING.value], target=S.COMPLETED.value)
     def complete(self) -> None:
-        """It is done."""
+        """The handler succeeded."""
 
     @transition(field="status", source=[S.RUNNING.value], target=S.FAILED.value)
     def fail(self) -> None:
@@ -103,7 +104,7 @@ class Job(GuardedModel, TreeModel):
 
     @transition(field="status", source=[S.FAILED.value], target=S.RETRYING.value)
     def retry(self) -> None:
-        """It is to be tried again, or to be buried."""
+        """The job is to be tried again, or becomes a dead letter."""
 
     @transition(field="status", source=[S.RETRYING.value], target=S.DEAD_LETTER.value)
     def bury(self) -> None:
@@ -111,7 +112,7 @@ class Job(GuardedModel, TreeModel):
 
     @transition(field="status", source=[S.DEAD_LETTER.value], target=S.QUEUED.value)
     def requeue(self) -> None:
-        """A person asked for it again."""
+        """A person queues the job again."""
 
 
 class JobAttempt(TreeModel):
@@ -130,7 +131,10 @@ class JobAttempt(TreeModel):
 
 
 class Chore(models.Model):
-    """What the system does for itself: when next, and how the last run went. Whoever writes the lease runs it."""
+    """A chore of the system: when it runs next, and how the last run went. The process that writes the lease runs it.
+
+    `last_failed` counts the items that failed in the last run, or that wait for their next try (`core.isolation`).
+    """
 
     name = models.CharField(primary_key=True, max_length=64)
     next_run_at = models.DateTimeField(default=clock.now)
@@ -138,6 +142,7 @@ class Chore(models.Model):
     last_finished_at = models.DateTimeField(null=True)
     last_result = models.IntegerField(null=True)
     last_error = models.CharField(max_length=500, blank=True)
+    last_failed = models.PositiveIntegerField(db_default=0)
     lease_token = models.UUIDField(null=True)
     lease_expires_at = models.DateTimeField(null=True)
 
@@ -146,7 +151,7 @@ class Chore(models.Model):
 
 
 class WorkerBeat(models.Model):
-    """A sign of life that went through a worker's whole pipeline."""
+    """The last heartbeat of a cluster: a task that came through broker, queue and worker."""
 
     cluster_id = models.UUIDField(primary_key=True)
     host = models.CharField(max_length=255)
@@ -157,6 +162,18 @@ class WorkerBeat(models.Model):
         return f"{self.host}:{self.pid}"
 
 
-def job_rows(**filters: Any) -> models.QuerySet[Job]:
-    """Jobs, with the environment and organization that a rule needs."""
-    return Job.objects.select_related("organization", "environment").filter(**filters)
+class ProcessClock(models.Model):
+    """A live process and how far its clock was from the database's when it last looked."""
+
+    process_id = models.UUIDField(primary_key=True)
+    kind = models.CharField(max_length=16)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    ahead_ms = models.BigIntegerField()
+    seen_at = models.DateTimeField()  # by the database's clock
+
+    class Meta:
+        indexes = [models.Index(fields=["seen_at"], name="process_clock_seen")]  # used by the comparison of live ones
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.host}:{self.pid}"

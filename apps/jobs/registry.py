@@ -1,4 +1,4 @@
-"""What can be run: handlers of jobs and chores, registered by the rooms above in their `ready()`."""
+"""What can be run: handlers of jobs, chores and schedules, registered by the apps above in their `ready()`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ class PermanentJobError(Exception):
     """It can never succeed: no further attempt is made. The text is kept and shown; no secrets."""
 
 
+class TryLater(Exception):
+    """What the job needs from outside is away, through no fault of its own: the attempt does not count, for up to half an
+    hour. The text is kept and shown; no secrets. Storage, database and network errors mean the same without it."""
+
+
 class LeaseLost(Exception):
-    """Another worker has this job now; whatever is still to be done must not be."""
+    """The lease has ended: another worker may have the job, and this attempt must not write any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class JobRun:
         return JobStatus.RUNNING.value if self.attempt == 1 else JobStatus.RETRYING.value
 
     def progress(self, percent: int) -> None:
-        """Say how far it is, 0–100. Raises LeaseLost."""
+        """Record the progress in percent, 0–100. Raises LeaseLost."""
         rows = Job.objects.filter(pk=self.job_id, lease_token=self.lease_token)
         if not rows.update(progress=max(0, min(100, percent))):
             raise LeaseLost(str(self.job_id))
@@ -76,8 +81,18 @@ class ChoreSpec:
     timeout: dt.timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleSpec:
+    """A job type that is queued every `minutes` for each node of `level` (`organization` or `environment`)."""
+
+    type: str
+    level: str
+    minutes: int
+
+
 _handlers: dict[str, HandlerSpec] = {}
 _chores: dict[str, ChoreSpec] = {}
+_schedules: list[ScheduleSpec] = []
 
 
 def register_handler(
@@ -95,7 +110,7 @@ def register_handler(
 
 
 def handler_for(type: str) -> HandlerSpec:
-    """The handler of a type; NotFound when no room registered one."""
+    """The handler of a type; NotFound when no app registered one."""
     try:
         return _handlers[type]
     except KeyError:
@@ -107,9 +122,14 @@ def handler_types() -> list[str]:
     return sorted(_handlers)
 
 
-def longest_timeout() -> int:
-    """The most seconds that any registered handler may take."""
-    return max((spec.timeout_seconds for spec in _handlers.values()), default=0)
+def register_schedule(type: str, *, level: str, minutes: int) -> None:
+    """Queue a job of `type` every `minutes` for each node of `level`: the `subject_id` of its jobs is the node's."""
+    _schedules.append(ScheduleSpec(type, level, minutes))
+
+
+def schedules(level: str) -> list[ScheduleSpec]:
+    """The schedules that each node of `level` has."""
+    return [spec for spec in _schedules if spec.level == level]
 
 
 def register_chore(

@@ -1,4 +1,4 @@
-"""Running jobs, inside a worker process."""
+"""What a worker process does with a job that it is given: begin the attempt, run the handler, record how it ended."""
 
 from __future__ import annotations
 
@@ -7,75 +7,59 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import structlog
 from django.db import Error, connection
-from django_q.exceptions import TimeoutException
-from django_q.timeout import TimeoutHandler
 
-from apps.core import clock, wake
-from apps.core.db import reason
-from apps.jobs import liveness
-from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError, handler_for
-from apps.jobs.services import end_attempt_failed, extend_lease, finish, finish_and_take, take_job
-from apps.jobs.services.queue import WAKE_JOBS
-from apps.jobs.services.table import LEASE, next_due
-from apps.jobs.stopping import stopping
+# Not in django-q2's documentation: what it raises in a task whose time limit is over. A SystemExit, so that it has to be named.
+from django_q.exceptions import TimeoutException
+
+from apps.core.db import database_away, is_full, reason, refused_by_lock
+from apps.core.errors import StorageUnavailable
+from apps.jobs import process_health
+from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError, TryLater, handler_for
+from apps.jobs.services import begin_attempt, end_attempt_failed, extend_lease, finish, take_job
+from apps.jobs.services.claims import LEASE
 from apps.runtime.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
-TURN_SECONDS = liveness.BEAT_EVERY_SECONDS
-LONGEST_WAIT = 0.5
 RENEW_EVERY_SECONDS = min(5.0, LEASE.total_seconds() * 4 / 15)
-KILL_AFTER_SECONDS = 3.0
+
+_EXPECTED = (TimeoutException, PermanentJobError, TryLater, StorageUnavailable)
+"""Failures that are logged without a traceback."""
 
 
-@dataclass(slots=True)
-class _Held:
-    run: JobRun
-    renew_at: float
-    kill_at: float
-
-
-class _LeaseKeeper:
-    """One thread a process: renews the lease of the job that runs, gives signs of life, and ends the process when the job
-    outlasts its timeout although it was told to stop."""
+class _LeaseRenewal:
+    """One thread in each worker process: while a job runs, it renews the job's lease and the cluster's heartbeat."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._held: _Held | None = None
-        threading.Thread(target=self._keep, name="leases", daemon=True).start()
+        self._run: JobRun | None = None
+        self._renew_at = 0.0
+        threading.Thread(target=self._renew_until_exit, name="leases", daemon=True).start()
 
     @contextlib.contextmanager
-    def holding(self, run: JobRun, timeout: float) -> Iterator[None]:
-        now = time.monotonic()
-        self._held = _Held(run, now + RENEW_EVERY_SECONDS, now + timeout + KILL_AFTER_SECONDS)
+    def renewing(self, run: JobRun) -> Iterator[None]:
+        self._run, self._renew_at = run, time.monotonic() + RENEW_EVERY_SECONDS
         try:
             yield
         finally:
-            self._held = None
+            self._run = None
 
-    def _keep(self) -> None:
+    def _renew_until_exit(self) -> None:
         while True:
             time.sleep(RENEW_EVERY_SECONDS / 4)
-            held, now = self._held, time.monotonic()
-            if held is None:
-                continue
-            if now >= held.kill_at:
-                log.error(
-                    "job does not end although its time is over; its worker is killed", job_id=str(held.run.job_id)
-                )
-                os.kill(os.getpid(), signal.SIGKILL)
-            if now >= held.renew_at:
-                held.renew_at = now + RENEW_EVERY_SECONDS
-                self._renew(held.run)
+            run, now = self._run, time.monotonic()
+            if run is not None and now >= self._renew_at:
+                self._renew_at = now + RENEW_EVERY_SECONDS
+                self._renew(run)
 
     def _renew(self, run: JobRun) -> None:
         try:
-            liveness.beat()
+            process_health.beat()
             extend_lease(job_id=run.job_id, token=run.lease_token)
         except Error as error:  # tried again; when it never succeeds, the lease runs out
             log.warning("a lease can't be renewed", job_id=str(run.job_id), reason=reason(error))
@@ -83,55 +67,65 @@ class _LeaseKeeper:
             connection.close()
 
 
-_keeper: _LeaseKeeper | None = None
+_renewal: _LeaseRenewal | None = None
 
 
-def _own_keeper() -> _LeaseKeeper:
-    global _keeper
-    if _keeper is None or _keeper.pid != os.getpid():
-        _keeper = _LeaseKeeper()
-    return _keeper
+def _own_renewal() -> _LeaseRenewal:
+    global _renewal
+    if _renewal is None or _renewal.pid != os.getpid():
+        _renewal = _LeaseRenewal()
+    return _renewal
 
 
 def _public(error: BaseException) -> str:
-    # what a room says on purpose is shown; the text of anything else may hold anything
-    return str(error) if isinstance(error, PermanentJobError) else f"{type(error).__name__} in the handler"
+    # the text of an error that a handler raises on purpose is shown; the text of any other may hold a secret
+    on_purpose = isinstance(error, PermanentJobError | TryLater | StorageUnavailable)
+    return str(error) if on_purpose else f"{type(error).__name__} in the handler"
 
 
-def perform(run: JobRun) -> str:
-    """Run the job that was taken. Never raises: what goes wrong is an attempt that failed, on record.
+def _is_outside(error: BaseException) -> bool:
+    """Whether an attempt failed because of the environment: storage (away or full), network, database."""
+    away = isinstance(error, TryLater | StorageUnavailable | ConnectionError | TimeoutError)
+    return away or database_away(error) or refused_by_lock(error) or is_full(error)
 
-    Answers how it ended: `completed`, `failed`, or `lost` when somebody else has it by now.
+
+def perform(job_id: uuid.UUID, lease: uuid.UUID) -> str:
+    """The django-q2 task: one attempt at the job that the broker claimed under the token `lease`.
+
+    Answers `completed`, `failed`, or `lost` when the lease has ended. Errors are recorded on the job and not raised.
     """
-    return _perform(run, take_next=False)[0]
+    try:
+        process_health.beat_when_due()
+        run = begin_attempt(job_id, lease)
+    except LeaseLost:
+        return "lost"
+    except Error as error:
+        log.warning("a job can't begin; its claim runs out", job_id=str(job_id), reason=reason(error))
+        connection.close()
+        return "lost"
+    return run_attempt(run)
 
 
-def _perform(run: JobRun, *, take_next: bool) -> tuple[str, JobRun | None]:
-    """The same; with `take_next` the next job is taken in the transaction that completes this one, and answered too."""
+def run_attempt(run: JobRun) -> str:
+    """Run the handler of an attempt that has begun, and record how it ended. Answers as `perform`."""
     started = time.monotonic()
     failure: BaseException | None = None
-    following: JobRun | None = None
-    fault_point("jobs.take.after_commit")
+    fault_point("jobs.begin.after_commit")
     try:
         spec = handler_for(run.type)
-        with _own_keeper().holding(run, spec.timeout_seconds), TimeoutHandler(spec.timeout_seconds):
+        with _own_renewal().renewing(run):
             note = "no-op: superseded by a newer one" if run.payload.get("superseded") else spec.run(run)
+            signal.alarm(0)  # django-q2's time limit is the handler's; it must not interrupt the end of the attempt
         fault_point("jobs.handler.returned")
-        if take_next:
-            ours, following = finish_and_take(run, note or "")
-            if not ours:
-                return "lost", following
-        else:
-            finish(run, note or "")
+        finish(run, note or "")
         fault_point("jobs.finish.after_commit")
     except LeaseLost:
-        return "lost", None
-    except TimeoutException as error:
+        return "lost"
+    except (Exception, SystemExit) as error:  # a handler may raise anything; TimeoutException is a SystemExit
+        signal.alarm(0)
         failure = error
-        if not connection.in_atomic_block:
+        if isinstance(error, TimeoutException) and not connection.in_atomic_block:
             connection.close()  # it may have been in the middle of a statement
-    except (Exception, SystemExit) as error:  # a handler may raise anything; the attempt has failed, the worker goes on
-        failure = error
     log.info(
         "job attempt",
         job_id=str(run.job_id),
@@ -139,9 +133,10 @@ def _perform(run: JobRun, *, take_next: bool) -> tuple[str, JobRun | None]:
         attempt=run.attempt,
         ms=int((time.monotonic() - started) * 1000),
         error=type(failure).__name__ if failure else None,
-        exc_info=failure if failure and not isinstance(failure, TimeoutException | PermanentJobError) else None,
+        exc_info=failure if failure and not isinstance(failure, _EXPECTED) else None,
+        reason=reason(failure) if failure else None,
     )
-    return ("completed" if failure is None else _end_failed(run, failure)), following
+    return "completed" if failure is None else _end_failed(run, failure)
 
 
 def _end_failed(run: JobRun, failure: BaseException) -> str:
@@ -153,42 +148,16 @@ def _end_failed(run: JobRun, failure: BaseException) -> str:
             error_class="Timeout" if timeout else type(failure).__name__,
             error="It took too long." if timeout else _public(failure),
             permanent=isinstance(failure, PermanentJobError),
+            outside=_is_outside(failure),
         )
     except LeaseLost:
         return "lost"
-    except Exception as error:  # the database is away, or the room's own `on_dead` broke: the lease runs out
+    except Exception as error:  # the database is away, or the app's own `on_dead` broke: the lease runs out
         log.error("a failed attempt could not be recorded", job_id=str(run.job_id), exc_info=error)
         if not connection.in_atomic_block:
             connection.close()
         return "lost"
     return "failed"
-
-
-def turn() -> None:
-    """A worker's turn: a sign of life, then every job that there is, for a few seconds; the last one may take longer."""
-    until = time.monotonic() + TURN_SECONDS
-    run: JobRun | None = None
-    try:
-        liveness.beat()
-        while run is not None or (not stopping() and time.monotonic() < until):
-            heard = wake.ticket(WAKE_JOBS)
-            run = run or take_job()
-            if run is None:
-                _wait(heard, until - time.monotonic())
-                continue
-            more = not stopping() and time.monotonic() < until
-            _, run = _perform(run, take_next=more)
-    except Error as error:
-        log.warning("the queue can't be read", reason=reason(error))
-        connection.close()
-        time.sleep(0.5)
-
-
-def _wait(heard: int, left: float) -> None:
-    now = clock.now()
-    due = next_due(now)
-    later = (due - now).total_seconds() if due is not None else LONGEST_WAIT
-    wake.wait(WAKE_JOBS, min(LONGEST_WAIT, left, max(0.01, later)), since=heard)
 
 
 def drain(limit: int = 1000) -> int:
@@ -197,5 +166,5 @@ def drain(limit: int = 1000) -> int:
         run = take_job()
         if run is None:
             return done
-        perform(run)
+        run_attempt(run)
     return limit

@@ -1,8 +1,7 @@
-"""A cache in an SQLite file of its own whose `add` and `incr` are atomic across threads and processes.
+"""A cache in its own SQLite file whose `add` and `incr` are atomic across threads and processes.
 
-django-ratelimit counts with these two; Django's database and local-memory caches lose counts under
-concurrency. The file is never the main database, so that counting neither waits for a business transaction
-nor is rolled back with one.
+django-ratelimit counts with these two methods. Django's database and local-memory caches lose counts under concurrency.
+The file is never the main database: a count neither waits for a business transaction nor is rolled back with one.
 """
 
 from __future__ import annotations
@@ -21,12 +20,16 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value, expires REAL) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS entries_expires ON entries (expires)",
+    # of sliding windows (`apps.limits.stores`): times in microseconds
+    "CREATE TABLE IF NOT EXISTS slots (key TEXT, until INTEGER, name TEXT, PRIMARY KEY (key, until, name)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS slots_until ON slots (until)",
 )
 _PATIENCE = 20.0
 _SWEEP_EVERY = 500
 _FOREVER = 9e15
+_LONGEST_WINDOW = 3600.0
 
-# connections of a parent process: kept from being closed, which would release the parent's file locks
+# connections of a parent process: closing them here would release the parent's file locks
 _inherited: list[sqlite3.Connection] = []
 
 
@@ -38,7 +41,11 @@ class _Connections(threading.local):
 
 
 class SqliteCache(BaseCache):
-    """`LOCATION` is the path of the file. Values are JSON; integers are kept as such, for `incr`."""
+    """A Django cache backend in one SQLite file.
+
+    `LOCATION` is the path of the file. Values are stored as JSON; integers are stored as integers, so that `incr` can
+    add to them in one statement.
+    """
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)
@@ -46,7 +53,8 @@ class SqliteCache(BaseCache):
         self._local = _Connections()
         self._writes = 0
 
-    def _connection(self) -> sqlite3.Connection:
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection to the file, in autocommit mode."""
         local = self._local
         if local.connection is None or local.pid != os.getpid():
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +68,7 @@ class SqliteCache(BaseCache):
 
     def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         # RETURNING rows must be read to the end for the statement to commit
-        return self._connection().execute(statement, values).fetchall()
+        return self.connection().execute(statement, values).fetchall()
 
     def _expires(self, timeout: Any) -> float:
         moment = self.get_backend_timeout(timeout)
@@ -70,6 +78,7 @@ class SqliteCache(BaseCache):
         self._writes += 1
         if self._writes % _SWEEP_EVERY == 0:
             self._run("DELETE FROM entries WHERE expires <= ?", time.time())
+            self._run("DELETE FROM slots WHERE until <= ?", int((time.time() - _LONGEST_WINDOW) * 1_000_000))
 
     def _name(self, key: str, version: int | None) -> str:
         name = self.make_key(key, version=version)
@@ -77,7 +86,7 @@ class SqliteCache(BaseCache):
         return name
 
     def add(self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        """Store unless there is a live entry. Exactly one of many at once is told True."""
+        """Store the value unless a live entry exists. Of concurrent calls, exactly one returns True."""
         self._sweep()
         rows = self._run(
             "INSERT INTO entries (key, value, expires) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE "
@@ -90,14 +99,14 @@ class SqliteCache(BaseCache):
         return bool(rows)
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
-        """The live value, or `default`."""
+        """Return the live value, or `default`."""
         rows = self._run(
             "SELECT value FROM entries WHERE key = ? AND expires > ?", self._name(key, version), time.time()
         )
         return _decode(rows[0][0]) if rows else default
 
     def set(self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
-        """Store, replacing what was there."""
+        """Store the value, replacing any entry."""
         self._sweep()
         self._run(
             "INSERT INTO entries (key, value, expires) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE "
@@ -108,7 +117,7 @@ class SqliteCache(BaseCache):
         )
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        """Give a live entry another life; False when there is none."""
+        """Renew the timeout of a live entry. Returns False if there is none."""
         return bool(
             self._run(
                 "UPDATE entries SET expires = ? WHERE key = ? AND expires > ? RETURNING 1",
@@ -119,11 +128,11 @@ class SqliteCache(BaseCache):
         )
 
     def delete(self, key: str, version: int | None = None) -> bool:
-        """Remove; False when there was nothing."""
+        """Delete the entry. Returns False if there is none."""
         return bool(self._run("DELETE FROM entries WHERE key = ? RETURNING 1", self._name(key, version)))
 
     def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        """Add `delta` to a live integer and answer the sum; ValueError when there is none. No count is lost."""
+        """Add `delta` to a live integer and return the sum, atomically. Raises ValueError if there is no such entry."""
         rows = self._run(
             "UPDATE entries SET value = value + ? WHERE key = ? AND expires > ? AND typeof(value) = 'integer' "
             "RETURNING value",
@@ -136,18 +145,22 @@ class SqliteCache(BaseCache):
         return int(rows[0][0])
 
     def has_key(self, key: str, version: int | None = None) -> bool:
-        """Is there a live entry?"""
+        """Return True if a live entry exists."""
         return bool(
             self._run("SELECT 1 FROM entries WHERE key = ? AND expires > ?", self._name(key, version), time.time())
         )
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete every entry."""
         self._run("DELETE FROM entries")
+        self._run("DELETE FROM slots")
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is ready. Turning a new file to WAL does not wait its turn: so this does."""
+    """Open the file and prepare its schema, retrying for up to `_PATIENCE` seconds.
+
+    Switching a new file to WAL mode ignores SQLite's busy timeout, hence the retries.
+    """
     deadline = time.monotonic() + _PATIENCE
     while True:
         connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.access import policy
-from apps.access.api import ScopedView
 from apps.access.roles import Permission
-from apps.core.api import (
-    Id,
-    StrictSerializer,
-    Text,
-    check_if_match,
-    keyset_page,
-    rfc3339,
-    status_filter,
-    tagged,
-    text_filter,
-    validated,
-)
+from apps.api.base import ScopedView, no_content_response
+from apps.api.documents import document
+from apps.api.etags import check_if_match, etag_response
+from apps.api.operations import operation
+from apps.api.parameters import ID, exact_filter, status_filter, text_filter
+from apps.api.serializers import EmptyInput, StrictCharField, StrictSerializer, UUIDField, validated_data
 from apps.core.errors import BadRequest, FieldError, NotFound
-from apps.core.ids import parse_id
 from apps.pipelines import selectors, services
 from apps.pipelines.models import MAX_NAME, MAX_SPEC_CHARACTERS, DraftStatus, PipelineDraft, PipelineVersion
-from apps.runtime.spec import Compilation
+from apps.runtime.spec import Compilation, as_dicts
 from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import scope_of
@@ -42,133 +34,186 @@ NOT_INGESTED: Mapping[str, object] = {
     "capabilities": [],
     "diagnostics": [],
 }
-READ: Mapping[str, Permission] = {"GET": Permission.VIEW_ENVIRONMENT}
-WRITE: Mapping[str, Permission] = {"POST": Permission.OPERATE_ENVIRONMENT}
+VIEW, OPERATE = Permission.VIEW_ENVIRONMENT, Permission.OPERATE_ENVIRONMENT
 
 
-class DraftIn(StrictSerializer):
-    """What people write of a draft. The spec is taken as it is, white space included."""
+class DraftInput(StrictSerializer):
+    """Writable fields of a draft. The spec is stored unchanged, whitespace included."""
 
-    name = Text(max_length=MAX_NAME)
-    spec = Text(max_length=MAX_SPEC_CHARACTERS, trim_whitespace=False, allow_blank=True)
-
-
-class EmptyIn(StrictSerializer):
-    """Nothing: an empty body or `{}`."""
+    name = StrictCharField(max_length=MAX_NAME)
+    spec = StrictCharField(max_length=MAX_SPEC_CHARACTERS, trim_whitespace=False, allow_blank=True)
 
 
-class CopyIn(StrictSerializer):
-    """Where a version is copied to."""
+class CopyInput(StrictSerializer):
+    """Target environment of a copy."""
 
-    to_environment_id = Id()
-
-
-def draft_body(draft: PipelineDraft) -> dict[str, object]:
-    """A draft as the API shows it."""
-    return {
-        "id": str(draft.pk),
-        "name": draft.name,
-        "spec": draft.spec,
-        "status": draft.status,
-        "spec_hash": draft.spec_hash,
-        "target": draft.target,
-        "capabilities": draft.capabilities,
-        "diagnostics": draft.diagnostics,
-        "created_by": str(draft.created_by) if draft.created_by else None,
-        "created_by_name": draft.created_by_name,
-        "created_at": rfc3339(draft.created_at),
-        "updated_at": rfc3339(draft.updated_at),
-    }
+    to_environment_id = UUIDField()
 
 
-def draft_tag(draft: PipelineDraft) -> str:
-    """`<edit>.<ingest>`: If-Match looks at the edit alone."""
+LONG_MEMBERS = ("spec", "diagnostics")
+"""Members that a list of drafts omits unless `?include=` names them."""
+
+
+class DraftDocument(TypedDict):
+    """A draft; a list has `spec` and `diagnostics` only with `?include=`."""
+
+    id: str
+    name: str
+    spec: NotRequired[str]
+    diagnostics: NotRequired[Sequence[Mapping[str, object]]]
+    status: str
+    spec_hash: str | None
+    target: str | None
+    capabilities: list[str]
+    created_by: str | None
+    created_by_name: str
+    created_at: str
+    updated_at: str
+
+
+class VersionDocument(TypedDict):
+    """A version, without its text."""
+
+    id: str
+    number: int
+    name: str
+    spec_hash: str
+    target: str
+    capabilities: list[str]
+    draft_id: str | None
+    copied_from: str | None
+    created_by: str | None
+    created_by_name: str
+    created_at: str
+
+
+class CompilationDocument(TypedDict):
+    """What a text compiles to now."""
+
+    status: str
+    name: str | None
+    target: str | None
+    spec_hash: str | None
+    capabilities: list[str]
+    diagnostics: Sequence[Mapping[str, object]]
+    canonical: str | None
+    plan: Mapping[str, object] | None
+
+
+class PreviewDocument(CompilationDocument):
+    """What promoting a draft would make, and how it differs from the newest version."""
+
+    against: VersionDocument | None
+    diff: Mapping[str, object] | None
+
+
+class DiffDocument(TypedDict):
+    """How a version differs from another: what changed in words, and every line of both texts."""
+
+    version: VersionDocument
+    against: VersionDocument | None
+    changes: Sequence[Mapping[str, object]]
+    lines: Sequence[Mapping[str, object]]
+
+
+def draft_document(draft: PipelineDraft, members: Collection[str] = LONG_MEMBERS) -> DraftDocument:
+    """Return the API representation of a draft, with the long members that `members` names."""
+    return document(DraftDocument, draft, without=set(LONG_MEMBERS) - set(members))
+
+
+def draft_etag(draft: PipelineDraft) -> str:
+    """ETag value `<edit>.<ingest>`; If-Match compares the edit only."""
     return f"{draft.rev}.{draft.ingest_rev}"
 
 
-def version_body(version: PipelineVersion) -> dict[str, object]:
-    """A version as the API shows it; its text is under `/spec`."""
-    return {
-        "id": str(version.pk),
-        "number": version.number,
-        "name": version.name,
-        "spec_hash": version.spec_hash,
-        "target": version.target,
-        "capabilities": version.capabilities,
-        "draft_id": str(version.draft_id) if version.draft_id else None,
-        "copied_from": str(version.copied_from) if version.copied_from else None,
-        "created_by": str(version.created_by) if version.created_by else None,
-        "created_by_name": version.created_by_name,
-        "created_at": rfc3339(version.created_at),
-    }
+def version_document(version: PipelineVersion) -> VersionDocument:
+    """Return the API representation of a version, without its text (see `/spec`)."""
+    return document(VersionDocument, version)
 
 
-def compilation_body(found: Compilation) -> dict[str, object]:
-    """What compiling a text gave."""
-    return {
-        "status": str(DraftStatus.VALID if found.ok else DraftStatus.INVALID),
-        "name": found.name,
-        "target": found.target,
-        "spec_hash": found.spec_hash,
-        "capabilities": list(found.capabilities),
-        "diagnostics": [item.as_dict() for item in found.diagnostics],
-        "canonical": found.canonical,
-        "plan": found.plan.as_dict() if found.plan is not None else None,
-    }
-
-
-def no_parameters(request: Request, *known: str) -> None:
-    """Refuse query parameters other than `known`, and repeated ones. BadRequest."""
-    for name in request.query_params:
-        if name not in known or len(request.query_params.getlist(name)) > 1:
-            detail = f"'{name[:64]}' is not known here, or given twice."
-            raise BadRequest(detail, code="bad_parameter", errors=[FieldError(f"?{name}", "bad_parameter", detail)])
+def compilation_document(found: Compilation) -> CompilationDocument:
+    """Return the API representation of a compilation."""
+    return document(
+        CompilationDocument,
+        found,
+        status=str(DraftStatus.VALID if found.ok else DraftStatus.INVALID),
+        capabilities=list(found.capabilities),
+        diagnostics=as_dicts(found.diagnostics),
+        plan=found.plan.as_dict() if found.plan is not None else None,
+    )
 
 
 class DraftsView(ScopedView):
-    """The environment's drafts."""
+    """Drafts of an environment.
 
-    permissions: ClassVar[Mapping[str, Permission]] = {**READ, **WRITE}
+    A new draft is stored even when its spec has errors. Ingestion validates it in the background: see `status`.
+    """
 
-    def get(self, request: Request, **_path: uuid.UUID) -> Response:
-        filters = {"status": status_filter(DraftStatus.values), "q": text_filter("name", "pipeline_name", "spec_hash")}
-        return keyset_page(request, selectors.drafts(self.scope), draft_body, filters=filters)
+    @operation(
+        VIEW,
+        lists=DraftDocument,
+        filters={
+            "status": status_filter(DraftStatus.values),
+            "name": exact_filter("name"),
+            "q": text_filter("name", "pipeline_name", "spec_hash"),
+        },
+        long_members=LONG_MEMBERS,
+    )
+    def get(self, request: Request) -> Response:
+        """List the drafts of the environment."""
+        return self.page(selectors.drafts(self.scope), draft_document)
 
-    def post(self, request: Request, **_path: uuid.UUID) -> Response:
-        given = self.read(DraftIn)
-        draft = services.create_draft(actor=self.principal, scope=self.scope, name=given["name"], spec=given["spec"])
-        return tagged(request, draft_body(draft), draft_tag(draft), status=201)
+    @operation(OPERATE, body=DraftInput, answer=DraftDocument, status=201)
+    def post(self, request: Request) -> Response:
+        """Create a draft. A spec with errors is stored too; see `status`."""
+        draft = services.create_draft(actor=self.principal, scope=self.scope, **self.given)
+        return etag_response(request, draft_document(draft), draft_etag(draft), status=201)
 
 
-class DraftView(ScopedView):
-    """One draft. Changing it needs If-Match with the ETag that was read: nobody's edit is lost."""
+class _DraftView(ScopedView):
+    """Base of the views of one draft."""
 
-    finds = selectors.get_draft
+    lookup = selectors.get_draft
+    found: PipelineDraft
 
-    def get(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        draft = selectors.get_draft(self.scope, draft_id)
-        return tagged(request, draft_body(draft), draft_tag(draft))
 
-    def put(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        draft = selectors.get_draft(self.scope, draft_id)
-        given = self._whole(request.data, draft)
-        return self._update(request, draft, given)
+class DraftView(_DraftView):
+    """A draft.
 
-    def patch(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        draft = selectors.get_draft(self.scope, draft_id)
-        return self._update(request, draft, self.read(DraftIn, partial=True))
+    Every write needs `If-Match` with the ETag that was read, so that concurrent edits are not overwritten.
+    """
 
-    def delete(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        draft = selectors.get_draft(self.scope, draft_id)
+    @operation(VIEW, answer=DraftDocument)
+    def get(self, request: Request) -> Response:
+        """Read a draft."""
+        return etag_response(request, draft_document(self.found), draft_etag(self.found))
+
+    @operation(OPERATE, body=DraftInput, parses_body=False, answer=DraftDocument)
+    def put(self, request: Request) -> Response:
+        """Replace a draft. Needs `If-Match`."""
+        return self._update(request, self._whole(request.data))
+
+    @operation(OPERATE, body=DraftInput, parses_body=False, answer=DraftDocument)
+    def patch(self, request: Request) -> Response:
+        """Update a draft. Needs `If-Match`."""
+        return self._update(request, validated_data(DraftInput, request.data, partial=True))
+
+    @operation(OPERATE, status=204)
+    def delete(self, request: Request) -> Response:
+        """Delete a draft; its versions are kept. Needs `If-Match`."""
+        draft = self.found
         check_if_match(request, draft.rev, required=True)
         services.delete_draft(actor=self.principal, scope=self.scope, draft_id=draft.pk, expected_rev=draft.rev)
-        return Response(status=204)
+        return no_content_response()
 
-    def _whole(self, data: Any, draft: PipelineDraft) -> dict[str, Any]:
-        """A PUT's body. What GET showed may be sent back unchanged, also what it showed before ingestion was done."""
+    def _whole(self, data: Any) -> dict[str, Any]:
+        """Validate the body of a PUT.
+
+        Read-only members are accepted with the values that GET returns now, or returned before ingestion.
+        """
         if not isinstance(data, dict):
-            return self.read(DraftIn)
-        shown = draft_body(draft)
+            return validated_data(DraftInput, data)
+        shown: Mapping[str, object] = draft_document(self.found)
         given = {key: value for key, value in data.items() if key not in shown or key in WRITABLE}
         errors = [
             FieldError(f"/{key}", "read_only", "This field can't be changed.")
@@ -177,9 +222,10 @@ class DraftView(ScopedView):
         ]
         if errors:
             raise BadRequest("The input is not valid.", code="invalid_input", errors=errors)
-        return validated(DraftIn, given)
+        return validated_data(DraftInput, given)
 
-    def _update(self, request: Request, draft: PipelineDraft, given: Mapping[str, Any]) -> Response:
+    def _update(self, request: Request, given: Mapping[str, Any]) -> Response:
+        draft = self.found
         check_if_match(request, draft.rev, required=True)
         changed = services.update_draft(
             actor=self.principal,
@@ -189,72 +235,81 @@ class DraftView(ScopedView):
             name=given.get("name"),
             spec=given.get("spec"),
         )
-        return tagged(request, draft_body(changed), draft_tag(changed))
+        return etag_response(request, draft_document(changed), draft_etag(changed))
 
 
-class PreviewView(ScopedView):
-    """What the draft would become: compiled now, nothing stored."""
+class PreviewView(_DraftView):
+    """Preview of a draft's promotion."""
 
-    finds = selectors.get_draft
-    permissions: ClassVar[Mapping[str, Permission]] = {**READ, **WRITE}
-
-    def post(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        draft = selectors.get_draft(self.scope, draft_id)
-        self.read(EmptyIn)
-        seen = selectors.preview(self.scope, draft)
-        return Response(
-            {
-                **compilation_body(seen.compilation),
-                "against": version_body(seen.against) if seen.against is not None else None,
-                "diff": seen.diff.as_dict() if seen.diff is not None else None,
-            }
-        )
+    @operation(OPERATE, body=EmptyInput, answer=PreviewDocument)
+    def post(self, request: Request) -> Response:
+        """Preview the promotion of a draft: compile its text now and store nothing."""
+        seen = selectors.preview(self.scope, self.found)
+        body: PreviewDocument = {
+            **compilation_document(seen.compilation),
+            "against": version_document(seen.against) if seen.against is not None else None,
+            "diff": seen.diff.as_dict() if seen.diff is not None else None,
+        }
+        return Response(body)
 
 
-class PromoteView(ScopedView):
-    """Freezes the draft's text: 201 with a new version, 200 with the one that has the same hash."""
+class PromoteView(_DraftView):
+    """Promotion of a draft to a version."""
 
-    finds = selectors.get_draft
-    permissions: ClassVar[Mapping[str, Permission]] = {**READ, **WRITE}
+    @operation(OPERATE, body=EmptyInput, answer=VersionDocument, status=(201, 200), errors=("invalid_spec",))
+    def post(self, request: Request) -> Response:
+        """Promote the draft's text to a version.
 
-    def post(self, request: Request, draft_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        selectors.get_draft(self.scope, draft_id)
-        self.read(EmptyIn)
-        frozen = services.promote_draft(actor=self.principal, scope=self.scope, draft_id=draft_id)
-        return Response(version_body(frozen.version), status=201 if frozen.created else 200)
+        Answers 201 with the new version, or 200 with the existing version that has the same hash.
+        """
+        frozen = services.promote_draft(actor=self.principal, scope=self.scope, draft_id=self.found.pk)
+        return Response(version_document(frozen.version), status=201 if frozen.created else 200)
+
+    def location(self, request: Request, body: Any) -> str:
+        return f"{request.path.rsplit('/drafts/', 1)[0]}/versions/{body['id']}"
 
 
 class VersionsView(ScopedView):
-    """The environment's versions."""
+    """Versions of an environment."""
 
-    permissions: ClassVar[Mapping[str, Permission]] = READ
-
-    def get(self, request: Request, **_path: uuid.UUID) -> Response:
-        filters = {"q": text_filter("name", "spec_hash")}
-        return keyset_page(request, selectors.versions(self.scope), version_body, filters=filters)
-
-
-class VersionView(ScopedView):
-    """One version."""
-
-    permissions: ClassVar[Mapping[str, Permission]] = READ
-
-    def get(self, request: Request, version_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        version = selectors.get_version(self.scope, version_id)
-        return tagged(request, version_body(version), version.spec_hash.removeprefix("sha256:")[:32])
+    @operation(
+        VIEW,
+        lists=VersionDocument,
+        filters={"spec_hash": exact_filter("spec_hash"), "q": text_filter("name", "spec_hash")},
+    )
+    def get(self, request: Request) -> Response:
+        """List the versions of the environment."""
+        return self.page(selectors.versions(self.scope).defer("spec"), version_document)
 
 
-class VersionSpecView(ScopedView):
-    """A version's canonical text, to be saved."""
+class _VersionView(ScopedView):
+    """Base of the views of one version."""
 
-    permissions: ClassVar[Mapping[str, Permission]] = READ
+    lookup = selectors.get_version
+    found: PipelineVersion
+
+
+class VersionView(_VersionView):
+    """A version."""
+
+    @operation(VIEW, answer=VersionDocument)
+    def get(self, request: Request) -> Response:
+        """Read a version."""
+        tag = self.found.spec_hash.removeprefix("sha256:")[:32]
+        return etag_response(request, version_document(self.found), tag)
+
+
+class VersionSpecView(_VersionView):
+    """The canonical text of a version."""
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
-        """The answer is text whatever was asked for; problems are problem documents."""
+        """Accept any `Accept` header: a success is text, an error is a problem document."""
         return super().perform_content_negotiation(request, force=True)
 
-    def get(self, request: Request, version_id: uuid.UUID, **_path: uuid.UUID) -> HttpResponse:
-        version = selectors.get_version(self.scope, version_id)
+    @operation(VIEW)
+    def get(self, request: Request) -> HttpResponse:
+        """Download the canonical text of a version."""
+        version = self.found
         response = HttpResponse(version.spec.encode("ascii"), content_type="text/plain; charset=us-ascii")
         response["Content-Disposition"] = f'attachment; filename="{version.name}-v{version.number}.kv"'
         response["ETag"] = f'"{version.spec_hash.removeprefix("sha256:")}"'
@@ -262,48 +317,54 @@ class VersionSpecView(ScopedView):
         return response
 
 
-class VersionDiffView(ScopedView):
-    """What a version changes against another one of its project (`?against=`), or against the one before it."""
+class VersionDiffView(_VersionView):
+    """Comparison of two versions."""
 
-    permissions: ClassVar[Mapping[str, Permission]] = READ
+    @operation(VIEW, parameters={"against": ID}, answer=DiffDocument)
+    def get(self, request: Request) -> Response:
+        """Compare a version with another version of its project.
 
-    def get(self, request: Request, version_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        version = selectors.get_version(self.scope, version_id)
-        no_parameters(request, "against")
-        given = request.query_params.get("against")
-        if given is None:
+        `?against=` names the other version; without it, the previous version of the environment is used.
+        """
+        version, against_id = self.found, self.query["against"]
+        if against_id is None:
             against = selectors.version_before(version)
         else:
-            against_id = parse_id(given)
-            if against_id is None:
-                detail = "A UUID is expected."
-                raise BadRequest(detail, code="bad_parameter", errors=[FieldError("?against", "invalid", detail)])
             against = selectors.comparable_version(self.principal, self.scope, against_id)
         diff = selectors.diff_specs(against.spec if against is not None else None, version.spec)
         return Response(
             {
-                "version": version_body(version),
-                "against": version_body(against) if against is not None else None,
+                "version": version_document(version),
+                "against": version_document(against) if against is not None else None,
                 **diff.as_dict(),
             }
         )
 
 
-class VersionCopyView(ScopedView):
-    """Copies a version to a sibling environment: 201, or 200 when it is there already."""
+class VersionCopyView(_VersionView):
+    """Copies of a version in other environments."""
 
-    finds = selectors.get_version
-    permissions: ClassVar[Mapping[str, Permission]] = {**READ, **WRITE}
+    @operation(OPERATE, body=CopyInput, answer=VersionDocument, status=(201, 200), errors=("not_a_sibling",))
+    def post(self, request: Request) -> Response:
+        """Copy a version to another environment of the project.
 
-    def post(self, request: Request, version_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        version = selectors.get_version(self.scope, version_id)
-        given = self.read(CopyIn)
-        to = self._target(given["to_environment_id"])
-        frozen = services.copy_version(actor=self.principal, scope=self.scope, version_id=version.pk, to=to)
-        return Response(version_body(frozen.version), status=201 if frozen.created else 200)
+        Answers 201 with the new version, or 200 with the existing version that has the same hash.
+        """
+        to = self._target(self.given["to_environment_id"])
+        frozen = services.copy_version(actor=self.principal, scope=self.scope, version_id=self.found.pk, to=to)
+        prefix = request.path.split("/orgs/", 1)[0]
+        there = f"{prefix}/orgs/{to.organization_id}/projects/{to.project_id}/environments/{to.environment_id}"
+        return Response(
+            version_document(frozen.version),
+            status=201 if frozen.created else 200,
+            headers={"Location": f"{there}/versions/{frozen.version.pk}"} if frozen.created else None,
+        )
 
     def _target(self, environment_id: uuid.UUID) -> Scope:
-        """The environment to copy to, if the caller may operate it. NotFound when it may not even be seen."""
+        """Return the scope of the target environment.
+
+        Raises NotFound when the caller may not see it, Forbidden when the caller may not operate it.
+        """
         environment = (
             Environment.objects.select_related("project__organization")
             .filter(

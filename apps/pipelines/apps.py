@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class PipelinesConfig(AppConfig):
-    """Drafts, which are text that people edit, and versions, which are what was frozen of it."""
+    """Pipeline drafts, which users edit, and the immutable versions promoted from them."""
 
     name = "apps.pipelines"
     label = "pipelines"

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import models
 
-from apps.access.principals import Principal
-from apps.access.selectors import environments_visible_to
 from apps.core.models import Mutable, TreeModel
-from apps.tenancy.models import Environment
-
-M = TypeVar("M", bound=models.Model)
+from apps.core.visibility import M, ScopedQuerySet
+from apps.tenancy.models import Environment, InEnvironment
 
 MAX_NAME = 200
 MAX_SPEC_CHARACTERS = 1024 * 1024
-"""More than a spec may have (256 KiB), so that one that is too large is kept and told so like any other mistake."""
-
-
-class ScopedQuerySet(models.QuerySet[M]):
-    """Rows that hang on an environment."""
-
-    def visible_to(self, principal: Principal) -> ScopedQuerySet[M]:
-        """Only those in environments that `principal` may see."""
-        return self.filter(environment__in=environments_visible_to(principal))
+"""More than the spec limit of 256 KiB, so that an oversized spec is stored and gets a diagnostic like any other error."""
 
 
 class DraftStatus(models.TextChoices):
-    """What ingestion last said of the text. `pending`: it has not seen this text yet."""
+    """Result of the last ingestion. `pending`: the present text is not ingested yet."""
 
     PENDING = "pending", "Pending"
     VALID = "valid", "Valid"
     INVALID = "invalid", "Invalid"
 
 
-class PipelineDraft(TreeModel, Mutable):
-    """Text that people edit. What ingestion found is stored beside it and belongs to the edit `ingested_rev`.
+class PipelineDraft(InEnvironment, TreeModel, Mutable):
+    """Editable pipeline text, with the result of its ingestion.
 
-    `rev` counts edits, `ingest_rev` what ingestion wrote: together they are the ETag, only the first is compared by
-    If-Match. Status, hash and diagnostics are for showing; promoting never trusts them.
+    `rev` counts edits and `ingest_rev` counts ingestions. Together they form the ETag; If-Match compares `rev` only.
+    Status, hash and diagnostics are for display: a promotion compiles the text again.
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="drafts", db_index=False)
@@ -68,14 +57,14 @@ class PipelineDraft(TreeModel, Mutable):
 
 
 class FrozenError(TypeError):
-    """A version was to be changed."""
+    """Raised by an attempt to change a version."""
 
     def __init__(self) -> None:
         super().__init__("a version never changes")
 
 
 class FrozenQuerySet(ScopedQuerySet[M]):
-    """Rows that are made and read. The trigger in the database says the same to everybody else."""
+    """QuerySet that refuses updates. A database trigger enforces the same rule for other writers."""
 
     def update(self, **kwargs: Any) -> int:
         raise FrozenError
@@ -89,10 +78,10 @@ class FrozenQuerySet(ScopedQuerySet[M]):
         return super().bulk_create(objs, *args, **kwargs)
 
 
-class PipelineVersion(TreeModel):
-    """A spec frozen in its canonical form, numbered within its environment. Nothing about it ever changes.
+class PipelineVersion(InEnvironment, TreeModel):
+    """Immutable spec in canonical form, numbered within its environment.
 
-    `draft_id` and `copied_from` say where it came from and may outlive that.
+    `draft_id` and `copied_from` name its source. They are not foreign keys: the source may be deleted.
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="versions", db_index=False)
@@ -124,7 +113,7 @@ class PipelineVersion(TreeModel):
         return f"{self.name} v{self.number}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Insert a new version. Raises FrozenError for one that is already there."""
+        """Insert a new version. Raises FrozenError for a stored one."""
         if not self._state.adding:
             raise FrozenError
         super().save(*args, **{**kwargs, "force_insert": True})

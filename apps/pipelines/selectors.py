@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from dataclasses import dataclass
 
 from apps.access.principals import Principal
 from apps.core.errors import NotFound
-from apps.pipelines.models import PipelineDraft, PipelineVersion, ScopedQuerySet
+from apps.core.line_diff import DiffLine, line_diff
+from apps.core.visibility import ScopedQuerySet
+from apps.pipelines.models import PipelineDraft, PipelineVersion
 from apps.runtime.spec import Change, Compilation, compile_spec, semantic_diff
 from apps.tenancy.scope import Scope
 
 
 def drafts(scope: Scope) -> ScopedQuerySet[PipelineDraft]:
     """The drafts of the scope's environment."""
-    return PipelineDraft.objects.filter(environment=scope.here)
+    return PipelineDraft.objects.filter(environment=scope.require_environment())
 
 
 def get_draft(scope: Scope, draft_id: uuid.UUID) -> PipelineDraft:
@@ -28,7 +29,7 @@ def get_draft(scope: Scope, draft_id: uuid.UUID) -> PipelineDraft:
 
 def versions(scope: Scope) -> ScopedQuerySet[PipelineVersion]:
     """The versions of the scope's environment."""
-    return PipelineVersion.objects.filter(environment=scope.here)
+    return PipelineVersion.objects.filter(environment=scope.require_environment())
 
 
 def get_version(scope: Scope, version_id: uuid.UUID) -> PipelineVersion:
@@ -43,7 +44,7 @@ def comparable_version(principal: Principal, scope: Scope, version_id: uuid.UUID
     """A version of any environment of the scope's project that `principal` may see. Raises NotFound."""
     version = (
         PipelineVersion.objects.visible_to(principal)
-        .filter(pk=version_id, environment__project_id=scope.here.project_id)
+        .filter(pk=version_id, environment__project_id=scope.require_environment().project_id)
         .first()
     )
     if version is None:
@@ -58,28 +59,14 @@ def version_before(version: PipelineVersion) -> PipelineVersion | None:
 
 
 def latest_version(scope: Scope, name: str | None = None) -> PipelineVersion | None:
-    """The newest version of the environment, of the pipeline called `name` if given."""
+    """The newest version of the environment; only of the pipeline `name` if given."""
     rows = versions(scope) if name is None else versions(scope).filter(name=name)
     return rows.order_by("-number").first()
 
 
 @dataclass(frozen=True, slots=True)
-class DiffLine:
-    """A line of a text diff: `tag` is `+`, `-` or a space; the numbers are None on the side it is not on."""
-
-    tag: str
-    old_number: int | None
-    new_number: int | None
-    text: str
-
-    def as_dict(self) -> dict[str, object]:
-        """`{tag, old, new, text}`."""
-        return {"tag": self.tag, "old": self.old_number, "new": self.new_number, "text": self.text}
-
-
-@dataclass(frozen=True, slots=True)
 class SpecDiff:
-    """What changed in meaning, and every line of both texts."""
+    """Semantic changes between two specs, and a line diff of their texts."""
 
     changes: tuple[Change, ...]
     lines: tuple[DiffLine, ...]
@@ -93,29 +80,14 @@ class SpecDiff:
 
 
 def diff_specs(old: str | None, new: str) -> SpecDiff:
-    """What canonical text `new` changes against `old`; against None all of it is new."""
+    """Compare canonical text `new` with `old`. Without `old`, everything is an addition."""
     former = compile_spec(old) if old is not None else None
-    return SpecDiff(semantic_diff(former, compile_spec(new)), tuple(line_diff(old or "", new)))
-
-
-def line_diff(old: str, new: str) -> list[DiffLine]:
-    """Every line of both texts in order, marked as kept, removed or added."""
-    before, after = old.splitlines(), new.splitlines()
-    lines: list[DiffLine] = []
-    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
-    for _, old_from, old_to, new_from, new_to in matcher.get_opcodes():
-        if before[old_from:old_to] == after[new_from:new_to]:
-            kept = zip(range(old_from, old_to), range(new_from, new_to), strict=True)
-            lines += [DiffLine(" ", i + 1, j + 1, before[i]) for i, j in kept]
-            continue
-        lines += [DiffLine("-", number + 1, None, before[number]) for number in range(old_from, old_to)]
-        lines += [DiffLine("+", None, number + 1, after[number]) for number in range(new_from, new_to)]
-    return lines
+    return SpecDiff(semantic_diff(former, compile_spec(new)), line_diff(old or "", new).lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What promoting a draft now would give: its compilation, and what that changes against the newest version."""
+    """Result of promoting a draft now: its compilation, and the changes since the newest version."""
 
     compilation: Compilation
     against: PipelineVersion | None

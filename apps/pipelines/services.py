@@ -15,7 +15,7 @@ from apps.core.errors import FieldError, NotFound, PreconditionFailed, Unprocess
 from apps.jobs import services as jobs
 from apps.pipelines.models import DraftStatus, PipelineDraft, PipelineVersion
 from apps.runtime.faults import fault_point
-from apps.runtime.spec import Compilation, compile_spec
+from apps.runtime.spec import Compilation, as_dicts, compile_spec
 from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment, scope_of
@@ -24,9 +24,12 @@ INGEST_JOB = "spec_ingest"
 
 
 def create_draft(*, actor: Principal, scope: Scope, name: str, spec: str) -> PipelineDraft:
-    """Keep `spec` as a new draft, however wrong, and queue its ingestion. NotFound when the environment is gone."""
+    """Store `spec` as a new draft, even with errors, and queue its ingestion.
+
+    Raises NotFound when the environment was deleted.
+    """
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         here = scope_of(environment)
         draft = PipelineDraft.objects.create(
             environment=environment,
@@ -36,7 +39,9 @@ def create_draft(*, actor: Principal, scope: Scope, name: str, spec: str) -> Pip
             created_by_name=actor.name[:200],
         )
         _queue_ingest(here, draft)
-        _record(actor, here, "draft.created", f"draft:{draft.pk}", {"name": name})
+        audit.record_in(
+            here, action="draft.created", actor=actor.ref, target=f"draft:{draft.pk}", details={"name": name}
+        )
         fault_point("pipelines.draft.before_commit")
     fault_point("pipelines.draft.after_commit")
     return draft
@@ -51,13 +56,13 @@ def update_draft(
     name: str | None = None,
     spec: str | None = None,
 ) -> PipelineDraft:
-    """Replace what is given of the draft that is still at edit `expected_rev`, and queue its ingestion.
+    """Update the given fields of the draft if it is still at edit `expected_rev`, and queue its ingestion.
 
-    Of two edits that began at the same one, the first is kept: the other raises PreconditionFailed. NotFound when the
-    draft or its environment is gone. What ingestion had found is dropped with the text it was about.
+    Raises PreconditionFailed when the draft was edited since. Raises NotFound when the draft or its environment was
+    deleted. The result of the previous ingestion is cleared.
     """
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         here = scope_of(environment)
         given = {key: value for key, value in (("name", name), ("spec", spec)) if value is not None}
         rows = PipelineDraft.objects.filter(pk=draft_id, environment=environment)
@@ -76,16 +81,25 @@ def update_draft(
         if draft is None:
             raise NotFound()
         if not changed:
-            raise PreconditionFailed("Somebody else has edited this draft since you read it.")
+            raise PreconditionFailed("Another user edited this draft after you read it.")
         _queue_ingest(here, draft)
-        _record(actor, here, "draft.updated", f"draft:{draft.pk}", {"rev": draft.rev, "changed": sorted(given)})
+        audit.record_in(
+            here,
+            action="draft.updated",
+            actor=actor.ref,
+            target=f"draft:{draft.pk}",
+            details={"rev": draft.rev, "changed": sorted(given)},
+        )
     return draft
 
 
 def delete_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID, expected_rev: int) -> None:
-    """Delete the draft that is still at edit `expected_rev`; its versions stay. NotFound, PreconditionFailed."""
+    """Delete the draft if it is still at edit `expected_rev`. Its versions are kept.
+
+    Raises NotFound, PreconditionFailed.
+    """
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         here = scope_of(environment)
         rows = PipelineDraft.objects.filter(pk=draft_id, environment=environment)
         draft = rows.first()
@@ -93,14 +107,16 @@ def delete_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID, expecte
             raise NotFound()
         deleted, _ = rows.filter(rev=expected_rev).delete()
         if not deleted:
-            raise PreconditionFailed("Somebody else has edited this draft since you read it.")
-        _record(actor, here, "draft.deleted", f"draft:{draft_id}", {"name": draft.name})
+            raise PreconditionFailed("Another user edited this draft after you read it.")
+        audit.record_in(
+            here, action="draft.deleted", actor=actor.ref, target=f"draft:{draft_id}", details={"name": draft.name}
+        )
 
 
 def store_ingest(*, draft_id: uuid.UUID, rev: int, found: Compilation) -> bool:
-    """Store what ingestion found in edit `rev`, in the caller's transaction. False when the draft is past that edit.
+    """Store the result of ingesting edit `rev`, in the caller's transaction. Safe to repeat.
 
-    Safe to repeat: the same text gives the same finding.
+    Returns False, and stores nothing, when the draft was edited or deleted since.
     """
     changed = PipelineDraft.objects.filter(pk=draft_id, rev=rev, environment__deleted_at__isnull=True).update(
         status=DraftStatus.VALID if found.ok else DraftStatus.INVALID,
@@ -108,30 +124,30 @@ def store_ingest(*, draft_id: uuid.UUID, rev: int, found: Compilation) -> bool:
         spec_hash=found.spec_hash,
         target=found.target,
         capabilities=list(found.capabilities),
-        diagnostics=[item.as_dict() for item in found.diagnostics],
+        diagnostics=as_dicts(found.diagnostics),
         ingest_rev=F("ingest_rev") + 1,
     )
     return changed == 1
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
-    """A version, and whether it was made just now or was there already."""
+class PromotionResult:
+    """A version, and whether this call created it."""
 
     version: PipelineVersion
     created: bool
 
 
-def promote_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID) -> Frozen:
-    """Compile the draft's text and freeze it as the next version of its environment.
+def promote_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID) -> PromotionResult:
+    """Compile the draft's text and store it as the next version of its environment.
 
-    Text whose hash a version already has gives that version. Raises NotFound, and Unprocessable `invalid_spec` with the
-    diagnostics while there are errors. The draft's stored status is not looked at.
+    Returns the existing version when one has the same hash. The draft's stored status is not used. Raises NotFound, and
+    Unprocessable `invalid_spec` with the diagnostics when the spec has errors.
     """
     text = _spec_of(scope, draft_id)
     found = compile_spec(text)
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         draft = PipelineDraft.objects.filter(pk=draft_id, environment=environment).first()
         if draft is None:
             raise NotFound()
@@ -139,7 +155,7 @@ def promote_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID) -> Fro
             found = compile_spec(draft.spec)
         if found.canonical is None or found.spec_hash is None or found.name is None or found.target is None:
             raise _invalid(found)
-        frozen = _freeze(
+        frozen = _store_version(
             PipelineVersion(
                 environment=environment,
                 name=found.name,
@@ -159,25 +175,26 @@ def promote_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID) -> Fro
     return frozen
 
 
-def copy_version(*, actor: Principal, scope: Scope, version_id: uuid.UUID, to: Scope) -> Frozen:
-    """The same version in a sibling environment `to`; the one that is there already when the hash is.
+def copy_version(*, actor: Principal, scope: Scope, version_id: uuid.UUID, to: Scope) -> PromotionResult:
+    """Copy a version to environment `to` of the same project.
 
-    The caller has checked that `actor` may operate both. Raises NotFound; Unprocessable `not_a_sibling`.
+    Returns the existing version when one has the same hash. The caller checks that `actor` may operate both
+    environments. Raises NotFound, and Unprocessable `not_a_sibling`.
     """
-    if to.project_id != scope.project_id or to.here.pk == scope.here.pk:
+    if to.project_id != scope.project_id or to.require_environment().pk == scope.require_environment().pk:
         raise Unprocessable(
-            "A version is copied to another environment of the same project.",
+            "A version can only be copied to another environment of the same project.",
             code="not_a_sibling",
             errors=[FieldError("/to_environment_id", "not_a_sibling", "Not another environment of this project.")],
         )
     with transaction.atomic():
-        environment = lock_environment(to.here.pk)
+        environment = lock_environment(to.require_environment().pk)
         source = PipelineVersion.objects.filter(
-            pk=version_id, environment=scope.here, environment__deleted_at__isnull=True
+            pk=version_id, environment=scope.require_environment(), environment__deleted_at__isnull=True
         ).first()
         if source is None:
             raise NotFound()
-        frozen = _freeze(
+        frozen = _store_version(
             PipelineVersion(
                 environment=environment,
                 name=source.name,
@@ -196,21 +213,25 @@ def copy_version(*, actor: Principal, scope: Scope, version_id: uuid.UUID, to: S
 
 
 def _spec_of(scope: Scope, draft_id: uuid.UUID) -> str:
-    text = PipelineDraft.objects.filter(pk=draft_id, environment=scope.here).values_list("spec", flat=True).first()
+    text = (
+        PipelineDraft.objects.filter(pk=draft_id, environment=scope.require_environment())
+        .values_list("spec", flat=True)
+        .first()
+    )
     if text is None:
         raise NotFound()
     return text
 
 
-def _freeze(version: PipelineVersion) -> Frozen:
-    """Give the version the next number and keep it. The environment's row is locked, so nobody else numbers here."""
+def _store_version(version: PipelineVersion) -> PromotionResult:
+    """Store the version under the next number. The lock on the environment's row serializes the numbering."""
     rows = PipelineVersion.objects.filter(environment=version.environment)
     there = rows.filter(spec_hash=version.spec_hash).first()
     if there is not None:
-        return Frozen(there, created=False)
+        return PromotionResult(there, created=False)
     version.number = (rows.aggregate(last=Max("number"))["last"] or 0) + 1
     version.save()
-    return Frozen(version, created=True)
+    return PromotionResult(version, created=True)
 
 
 def _invalid(found: Compilation) -> Unprocessable:
@@ -219,7 +240,7 @@ def _invalid(found: Compilation) -> Unprocessable:
         f"The spec has {len(errors)} error{'s' if len(errors) != 1 else ''}.",
         code="invalid_spec",
         errors=[FieldError("/spec", item.code, f"Line {item.line}: {item.message}") for item in errors],
-        extra={"diagnostics": [item.as_dict() for item in found.diagnostics]},
+        extra={"diagnostics": as_dicts(found.diagnostics)},
     )
 
 
@@ -227,7 +248,7 @@ def _queue_ingest(scope: Scope, draft: PipelineDraft) -> None:
     jobs.enqueue(
         type=INGEST_JOB,
         organization_id=scope.organization_id,
-        environment_id=scope.here.pk,
+        environment_id=scope.require_environment().pk,
         subject_id=draft.pk,
         payload={"rev": draft.rev},
         supersede=True,
@@ -240,15 +261,6 @@ def _record_version(actor: Principal, environment: Environment, action: str, ver
         details["draft_id"] = str(version.draft_id)
     if version.copied_from is not None:
         details["copied_from"] = str(version.copied_from)
-    _record(actor, scope_of(environment), action, f"version:{version.pk}", details)
-
-
-def _record(actor: Principal, scope: Scope, action: str, target: str, details: dict[str, object]) -> None:
-    audit.record(
-        organization_id=scope.organization_id,
-        action=action,
-        actor=actor.ref,
-        target=target,
-        scope=scope.as_dict(),
-        details=details,
+    audit.record_in(
+        scope_of(environment), action=action, actor=actor.ref, target=f"version:{version.pk}", details=details
     )

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import rfc8785
 
 from apps.runtime.config import config_hash as hash_config
-from apps.runtime.spec import compile_spec
+from apps.runtime.spec import Diagnostic, compile_spec
 from apps.runtime.trust import (
     PAYLOAD_MANIFEST,
     KeySet,
@@ -24,7 +24,7 @@ from apps.runtime.trust import (
     TrustedKey,
     TrustError,
     load_canonical,
-    open_envelope,
+    opened,
     sign_envelope,
     verify_credential,
 )
@@ -42,12 +42,10 @@ _CAPS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class BundleInputs:
-    """Everything that goes into an archive. Ids are text, `built_at_ms` Unix ms, hashes `sha256:…`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleFacts:
+    """What goes into an archive besides the pipeline. Ids are text, `built_at_ms` Unix ms, hashes `sha256:…`."""
 
-    spec_kv: str
-    plan: Mapping[str, Any]
     config: Mapping[str, Any]
     approval_cred: str
     org_id: str
@@ -59,6 +57,19 @@ class BundleInputs:
     config_hash: str
     sequence: int
     built_at_ms: int
+
+    def with_pipeline(self, *, spec_kv: str, plan: Mapping[str, Any]) -> BundleInputs:
+        """Everything, with the canonical spec and the plan that it compiles to."""
+        facts = {each.name: getattr(self, each.name) for each in fields(self)}
+        return BundleInputs(spec_kv=spec_kv, plan=plan, **facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleInputs(BundleFacts):
+    """Everything that goes into an archive."""
+
+    spec_kv: str
+    plan: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +215,17 @@ def _no(code: str, message: str) -> TrustError:
     return TrustError(code, message)
 
 
+_MOST_DIAGNOSTICS = 5
+
+
+def _not_understood(diagnostics: Sequence[Diagnostic]) -> str:
+    """The refusal of a host that is older than the spec: the text is the one that was signed, so it was not tampered with."""
+    listed = [f"line {item.line}: {item.code}: {item.message}" for item in diagnostics[:_MOST_DIAGNOSTICS]]
+    if len(diagnostics) > _MOST_DIAGNOSTICS:
+        listed.append(f"and {len(diagnostics) - _MOST_DIAGNOSTICS} more")
+    return "this version of the agent does not understand the spec, a newer one may: " + " ".join(listed)
+
+
 _MANIFEST_FIELDS = {
     "v": int, "organization_id": str, "project_id": str, "environment_id": str, "environment_posture": str,
     "deployment_id": str, "spec_hash": str, "config_hash": str, "sequence": int, "built_at": int, "files": dict,
@@ -226,13 +248,15 @@ def verify_bundle(
 
     In this order: `bundle_digest_mismatch`; the envelope (`bad_envelope`, `unknown_key`, `key_revoked`,
     `bad_signature`); `manifest_mismatch` (manifest.json is not the signed payload, its shape, or a file's digest or size);
-    `wrong_organization`, `wrong_environment`, `wrong_deployment`, `wrong_sequence`; the spec compiles to the same hash and
-    plan (`spec_mismatch`) and the config to its hash (`config_mismatch`); the credential as of `built_at` (`credential_…`).
+    `bundle_by_retired_key` (built after its key was retired, by more than the clock skew);
+    `wrong_organization`, `wrong_environment`, `wrong_deployment`, `wrong_sequence`; this version understands the spec
+    (`spec_not_understood`, with the diagnostics) and compiles it to the same hash and plan (`spec_mismatch`), the config has its
+    hash (`config_mismatch`); the credential as of `built_at` (`credential_…`).
     """
     if expected_sha256 is not None and contents.sha256 != expected_sha256:
         raise _no("bundle_digest_mismatch", "the archive is not the one that was directed")
     envelope = load_canonical(contents.files["manifest.dsse.json"], "bad_envelope", "manifest.dsse.json")
-    payload = open_envelope(envelope, PAYLOAD_MANIFEST, keys)
+    payload, signers = opened(envelope, PAYLOAD_MANIFEST, keys)
     if payload != contents.files["manifest.json"]:
         raise _no("manifest_mismatch", "manifest.json is not what was signed")
     manifest = load_canonical(payload, "manifest_mismatch", "manifest.json")
@@ -243,6 +267,8 @@ def verify_bundle(
         raise _no("manifest_mismatch", "the manifest's fields are not the known ones")
     if manifest["v"] != 1:
         raise _no("manifest_mismatch", "the manifest's version is unknown")
+    if all(key.signed_too_late(manifest["built_at"]) for key in signers):
+        raise _no("bundle_by_retired_key", "the bundle was built after its key was retired")
     wanted = {name: {"sha256": _sha256(contents.files[name]), "size": len(contents.files[name])} for name in CONTENTS}
     if manifest["files"] != wanted:
         raise _no("manifest_mismatch", "a file is not the one that was signed")
@@ -260,6 +286,8 @@ def verify_bundle(
     text = contents.files["spec.kv"].decode("utf-8", "replace")
     compiled = compile_spec(text)
     if not compiled.ok or compiled.plan is None or compiled.spec_hash != manifest["spec_hash"]:
+        if compiled.diagnostics:
+            raise _no("spec_not_understood", _not_understood(compiled.diagnostics))
         raise _no("spec_mismatch", "spec.kv does not compile to the signed hash")
     plan: dict[str, Any] = dict(compiled.plan.as_dict())
     if compiled.canonical != text or rfc8785.dumps(plan) != contents.files["plan.json"]:

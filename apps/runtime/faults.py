@@ -1,15 +1,16 @@
 """Named points at which a process can be made to die or to wait, for the tests that kill.
 
 Off unless the environment names a folder in `BYTEOR_FAULTS` when the process starts; a point then costs one look at a
-boolean. The folder belongs to whoever runs the test:
+boolean. The folder belongs to the user that runs the test:
 
-- `armed`, written by the test: `{"point": name, "skip": n, "action": "kill" | "pause"}`. Of all processes that share the
+- `armed`, written by the test: `{"point": name, "skip": n, "action": "kill" | "pause" | "fail"}`. Of all processes that share the
   folder exactly one takes it, the one that reaches the point after `n` others did.
 - `hit`, written by the process that took it, before anything happens: `{"point", "action", "pid"}`.
 - `kill`: the process ends by SIGKILL, as a machine that loses its power would end it: nothing is caught, nothing closed.
 - `pause`: the thread stands there until the file `go` appears.
+- `fail`: RuntimeError is raised there, as an unforeseen error would be.
 
-It can do no more than whoever sets the environment of a process could do to it anyway. The control plane refuses to start
+It can do no more than the user that sets the environment of a process could do to it anyway. The control plane refuses to start
 with the variable set in a hosted profile.
 """
 
@@ -42,12 +43,14 @@ def _reached(name: str, folder: Path) -> None:
     action = _take(name, folder)
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "fail":
+        raise RuntimeError("a test asked for this error")
     while action and not (folder / "go").exists():
         time.sleep(_LOOK_EVERY)
 
 
 def _take(name: str, folder: Path) -> str | None:
-    """The action asked for here, if it is for this process and now; whoever takes it takes it from all others."""
+    """The action asked for here, if it is for this process and now; the process that takes it takes it from all others."""
     with contextlib.suppress(FileNotFoundError), (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         armed = json.loads((folder / "armed").read_text())

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from apps.runtime.network import Network
-from apps.runtime.ops import KINDS, Effects, Op, Refused, SettingProblem, Slot, Step, bucket_of, build_step
-from apps.runtime.outcome import Emission, Outcome, Refusal, Tally
+from apps.runtime.ops import Effects, Op, Refused, Slot, Step, bucket_of, build_step
+from apps.runtime.outcome import Emission, Metrics, Outcome, Refusal, Tally
 from apps.runtime.spec.plan import EGRESS, FROM_INGRESS, GRAPH_VERSION, Plan
 
-__all__ = ["Emission", "Interpreter", "Outcome", "Refusal", "SettingsError", "StageProblem"]
+__all__ = ["Emission", "Interpreter", "Metrics", "Outcome", "Refusal", "SettingsError", "StageProblem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,14 @@ class Interpreter:
         """`process` each of `records`, in order, as they are asked for."""
         return map(self.process, records)
 
-    def stats(self) -> dict[str, dict[str, int]]:
-        """Stage or role → `{received, forwarded, refused}`, in the plan's order: `received` is `forwarded` plus `refused`.
+    def metrics(self) -> Metrics:
+        """Counters since it was made, stages in the plan's order.
 
-        `lane:ingress` is there where a ring refuses records without their key, `lane:<name>` for a lane that may drop.
+        `stages`: stage or role → `{received, forwarded, refused, codes}`; `lane:ingress` is there where a ring refuses records
+        without their key. `lanes`: a lane that may drop → `{received, dropped}`. `rules`: stage → for each rule the number of
+        values that it was applied to.
         """
-        return self._engine.stats()
+        return self._engine.metrics()
 
 
 def _steps(plan: Plan, settings: Mapping[str, Mapping[str, object]], effects: Effects | None) -> dict[str, Step]:
@@ -91,12 +93,7 @@ def _steps(plan: Plan, settings: Mapping[str, Mapping[str, object]], effects: Ef
     ]
     steps: dict[str, Step] = {}
     for stage in plan.stages:
-        step: Step | None = None
-        wrong: tuple[SettingProblem, ...]
-        if stage.op in KINDS:
-            step, wrong = build_step(Op(stage.op, stage.argument), settings.get(stage.id, {}), effects)
-        else:
-            wrong = (SettingProblem("", "unknown_op", f"There is no op {stage.op[:40]}."),)
+        step, wrong = build_step(Op(stage.op, stage.argument), settings.get(stage.id, {}), effects)
         problems += [StageProblem(stage.id, f"/{stage.id}{item.pointer}", item.code, item.message) for item in wrong]
         if step is not None:
             steps[stage.id] = step
@@ -107,44 +104,51 @@ def _steps(plan: Plan, settings: Mapping[str, Mapping[str, object]], effects: Ef
 
 class _Ring:
     def __init__(self, plan: Plan, steps: Mapping[str, Step]) -> None:
-        self._steps = tuple(steps.values())
+        self._runs = tuple(step.run for step in steps.values())
         self._ids = tuple(steps)
+        self._rules = {name: step.rules for name, step in steps.items() if step.rules is not None}
+        self._undo = bool(self._rules) and any(stage.capability for stage in plan.stages)
         self._emitted = 0
-        self._stopped = [0] * len(steps)  # records refused, by stage
+        self._stopped = tuple(Tally() for _ in steps)  # records refused, by stage
         settings = dict(plan.settings)
         key = settings.get("shard_key")
         self._key = tuple(key.split(".")) if isinstance(key, str) else None
         shards = settings.get("shards")
         self._shards = shards if isinstance(shards, int) else 1
-        self._keyless = 0
+        self._keyless = Tally()
 
     def process(self, record: bytes, lane: str) -> Outcome:
+        before = [(rules, rules.hits[:]) for rules in self._rules.values()] if self._undo else ()
         slot = Slot(record)
         shard = 0
         if self._key is not None:
             try:
                 shard = bucket_of(slot.value(), self._key, self._shards)
             except Refused as refused:
-                self._keyless += 1
+                self._keyless.refuse(refused.code)
                 return Outcome((), (Refusal(FROM_INGRESS, refused.code, refused.message),), ())
         number = 0
         try:
-            for step in self._steps:
-                step(slot)
+            for run in self._runs:
+                run(slot)
                 number += 1
         except Refused as refused:
-            self._stopped[number] += 1
+            self._stopped[number].refuse(refused.code)
             refusal = Refusal(self._ids[number], refused.code, refused.message)
             return Outcome((), (refusal,), self._ids[:number], (), shard)
+        except BaseException:
+            for rules, hits in before:
+                rules.hits[:] = hits
+            raise
         self._emitted += 1
         return Outcome((Emission(EGRESS, slot.data()),), (), self._ids, (), shard)
 
-    def stats(self) -> dict[str, dict[str, int]]:
-        told: dict[str, dict[str, int]] = {}
-        left = self._emitted + sum(self._stopped)
+    def metrics(self) -> Metrics:
+        stages = {}
+        left = self._emitted + sum(stopped.refused for stopped in self._stopped)
         if self._key is not None:
-            told[FROM_INGRESS] = Tally(left, self._keyless).as_dict()
-        for stage_id, refused in zip(self._ids, self._stopped, strict=True):
-            left -= refused
-            told[stage_id] = Tally(left, refused).as_dict()
-        return told
+            stages[FROM_INGRESS] = Tally(left, self._keyless.refused, self._keyless.codes).as_dict()
+        for stage_id, stopped in zip(self._ids, self._stopped, strict=True):
+            left -= stopped.refused
+            stages[stage_id] = Tally(left, stopped.refused, stopped.codes).as_dict()
+        return {"stages": stages, "lanes": {}, "rules": {name: rules.hits[:] for name, rules in self._rules.items()}}

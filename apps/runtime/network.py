@@ -5,7 +5,7 @@ records of the flight that are on its lanes; nothing of one flight meets anythin
 come in is the only order there is between them, and within a flight the order is fixed by the plan: whatever schedule the
 roles run in, one after another or many flights at once, the same bytes come out of the same lanes in the same order. Two
 conditions are all a schedule must keep: a role runs after the roles that feed it in the same flight, and after itself in the
-flight before (a round robin goes on counting). `docs/spec.md` says the same to those who write specs.
+flight before (a round robin goes on counting). `docs/spec.md` states the same for those who write specs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from apps.runtime.ops import Refused, Slot, Step, bucket_of
-from apps.runtime.outcome import Emission, Outcome, Refusal, Tally
-from apps.runtime.spec.plan import EGRESS, INGRESS, OUTSIDE, Lane, Plan, PlanRole, lane_end
+from apps.runtime.outcome import Emission, LaneMetrics, Metrics, Outcome, Refusal, Tally
+from apps.runtime.spec.plan import EGRESS, INGRESS, OUTSIDE, Lane, Plan, PlanRole
 
 # What never loses a record: a journal is there to have all of them, and a sequence has no gaps.
 _LOSSLESS = ("journal", "sequenced_slots")
@@ -45,7 +45,7 @@ class Flight:
         self.ports: list[list[Token]] = [*map(list, ports)]
         self.refusals: list[Refusal] = []
         self.dropped: list[str] = []
-        self.done: list[tuple[int, int, int]] = []  # role, forwarded, refused
+        self.done: list[tuple[int, int]] = []  # role, forwarded
         self.taken: list[tuple[str, int, int]] = []  # lane, kept, dropped
 
 
@@ -109,13 +109,15 @@ class Network:
         self._places = {role.name: number for number, role in enumerate(plan.roles)}
         self._tallies = {name: Tally() for name in self._places}
         self._by_number = tuple(self._tallies.items())
+        self._lanes: dict[str, LaneMetrics] = {}
+        self._rules = {name: step.rules for name, step in steps.items() if step.rules is not None}
         drops = dict(plan.settings).get("on_full") == "drop"
         lanes = {lane.name: lane for lane in plan.lanes}
         ports: dict[tuple[str, str], _Port] = {}
         for lane in plan.lanes:
             capacity = lane.capacity if drops and lane.kind not in _LOSSLESS else None
             if capacity is not None:
-                self._tallies[lane_end(lane.name)] = Tally()
+                self._lanes[lane.name] = {"received": 0, "dropped": 0}
             for place, consumer in enumerate(lane.consumers):
                 shared = len(lane.producers) > 1
                 ports[lane.name, consumer] = _Port(
@@ -144,12 +146,15 @@ class Network:
     def process(self, record: bytes, lane: str) -> Outcome:
         """Send one record through, role by role. Raises EffectFailed, and counts nothing, when an effect failed."""
         turns = self._turns[:] if self._remember else self._turns
+        hits = [(rules, rules.hits[:]) for rules in self._rules.values()] if self._remember else ()
         flight = self.begin(record, lane)
         try:
             for run in self.runs:
                 run(flight)
         except BaseException:
             self._turns[:] = turns
+            for rules, before in hits:
+                rules.hits[:] = before
             raise
         return self.finish(flight)
 
@@ -165,24 +170,29 @@ class Network:
         passed = []
         # by the plan's order, whatever order the roles ran in
         flight.done.sort()
-        for number, forwarded, refused in flight.done:
+        for number, forwarded in flight.done:
             name, tally = self._by_number[number]
             tally.forwarded += forwarded
-            tally.refused += refused
             if forwarded:
                 passed.append(name)
+        for refusal in flight.refusals:
+            self._tallies[refusal.stage].refuse(refusal.code)
         for lane, kept, lost in flight.taken:
-            tally = self._tallies[lane_end(lane)]
-            tally.forwarded += kept
-            tally.refused += lost
+            counted = self._lanes[lane]
+            counted["received"] += kept + lost
+            counted["dropped"] += lost
         if len(flight.refusals) > 1:
             flight.refusals.sort(key=lambda refusal: self._places[refusal.stage])
         flight.dropped.sort()
         return Outcome(tuple(emissions), tuple(flight.refusals), tuple(passed), tuple(flight.dropped))
 
-    def stats(self) -> dict[str, dict[str, int]]:
-        """Role, or `lane:<name>` of a lane that may drop → `{received, forwarded, refused}`."""
-        return {name: tally.as_dict() for name, tally in self._tallies.items()}
+    def metrics(self) -> Metrics:
+        """See Interpreter."""
+        return {
+            "stages": {name: tally.as_dict() for name, tally in self._tallies.items()},
+            "lanes": {name: counted.copy() for name, counted in self._lanes.items()},
+            "rules": {name: rules.hits[:] for name, rules in self._rules.items()},
+        }
 
     def _run_of(self, number: int, role: PlanRole, rx: Sequence[_Port], tx: Sequence[_Out], step: Step | None) -> _Run:
         if role.kind == "merge":
@@ -197,21 +207,24 @@ class Network:
 
 
 def _stage(number: int, name: str, rx: _Port, tx: _Out, step: Step | None) -> _Run:
+    """`step` None: a bridge, which changes nothing."""
+    change = step.run if step is not None else None
+
     def run(flight: Flight) -> None:
         tokens = rx.take(flight)
-        refused = 0
+        passed = 0
         for token in tokens:
-            if step is not None:
+            if change is not None:
                 try:
-                    step(token.slot)
+                    change(token.slot)
                 except Refused as refusal:
-                    refused += 1
                     flight.refusals.append(Refusal(name, refusal.code, refusal.message))
                     continue
             token.hops += 1
             tx.put(flight, token)
-        if tokens:
-            flight.done.append((number, len(tokens) - refused, refused))
+            passed += 1
+        if passed:
+            flight.done.append((number, passed))
 
     return run
 
@@ -227,7 +240,7 @@ def _broadcast(number: int, rx: _Port, tx: Sequence[_Out]) -> _Run:
                 out.put(flight, token.copy())
             first.put(flight, token)
         if tokens:
-            flight.done.append((number, len(tokens), 0))
+            flight.done.append((number, len(tokens)))
 
     return run
 
@@ -240,7 +253,7 @@ def _round_robin(number: int, rx: _Port, tx: Sequence[_Out], turns: list[int]) -
             tx[turns[number]].put(flight, token)
             turns[number] = (turns[number] + 1) % len(tx)
         if tokens:
-            flight.done.append((number, len(tokens), 0))
+            flight.done.append((number, len(tokens)))
 
     return run
 
@@ -250,18 +263,18 @@ def _by_hash(number: int, role: PlanRole, rx: _Port, tx: Sequence[_Out]) -> _Run
 
     def run(flight: Flight) -> None:
         tokens = rx.take(flight)
-        refused = 0
+        passed = 0
         for token in tokens:
             try:
                 way = bucket_of(token.slot.value(), path, len(tx))
             except Refused as refusal:
-                refused += 1
                 flight.refusals.append(Refusal(role.name, refusal.code, refusal.message))
                 continue
             token.hops += 1
             tx[way].put(flight, token)
-        if tokens:
-            flight.done.append((number, len(tokens) - refused, refused))
+            passed += 1
+        if passed:
+            flight.done.append((number, passed))
 
     return run
 
@@ -275,6 +288,6 @@ def _merge(number: int, rx: Sequence[_Port], tx: _Out, *, by_arrival: bool) -> _
             token.hops += 1
             tx.put(flight, token)
         if tokens:
-            flight.done.append((number, len(tokens), 0))
+            flight.done.append((number, len(tokens)))
 
     return run

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypedDict
+
+MAX_CODES = 64
 
 
 class Emission(NamedTuple):
@@ -49,11 +52,83 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """What a stage, a role or a lane has done: `received` is `forwarded` plus `refused`; a lane refuses what it drops."""
+    """What a stage or a role has done: `received` is `forwarded` plus `refused`; `codes` counts the refusals by reason."""
 
     forwarded: int = 0
     refused: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, int]:
-        """`{received, forwarded, refused}`."""
-        return {"received": self.forwarded + self.refused, "forwarded": self.forwarded, "refused": self.refused}
+    def refuse(self, code: str) -> None:
+        """Count one refused record."""
+        self.refused += 1
+        self.codes[code] = self.codes.get(code, 0) + 1
+
+    def as_dict(self) -> StageMetrics:
+        """`{received, forwarded, refused, codes}`, at most 64 codes: what is beyond counts as `other`."""
+        return {
+            "received": self.forwarded + self.refused,
+            "forwarded": self.forwarded,
+            "refused": self.refused,
+            "codes": _bounded(self.codes),
+        }
+
+
+def _bounded(codes: Mapping[str, int]) -> dict[str, int]:
+    if len(codes) <= MAX_CODES:
+        return dict(codes)
+    kept = dict(sorted(codes.items(), key=lambda item: -item[1])[: MAX_CODES - 1])
+    return {**kept, "other": kept.get("other", 0) + sum(codes.values()) - sum(kept.values())}
+
+
+class StageMetrics(TypedDict):
+    """Counters of a stage or role, or of what an adapter refused (`lane:NAME`)."""
+
+    received: int
+    forwarded: int
+    refused: int
+    codes: dict[str, int]
+
+
+class LaneMetrics(TypedDict):
+    """Counters of a lane that may drop: `received` counts what was dropped too."""
+
+    received: int
+    dropped: int
+
+
+class Metrics(TypedDict):
+    """Counters of a plan at work: by stage or role, by lane that may drop, and for each stage with rules the values that
+    each rule was applied to."""
+
+    stages: dict[str, StageMetrics]
+    lanes: dict[str, LaneMetrics]
+    rules: dict[str, list[int]]
+
+
+def no_metrics() -> Metrics:
+    """Counters of nothing."""
+    return {"stages": {}, "lanes": {}, "rules": {}}
+
+
+def added(one: Metrics, other: Metrics) -> Metrics:
+    """The counters of both, as of one plan that was started twice, or of a plan and of what its adapters refused."""
+    stages, lanes, rules = dict(one["stages"]), dict(one["lanes"]), dict(one["rules"])
+    for name, stage in other["stages"].items():
+        former = stages.get(name)
+        if former is not None:
+            both = Tally(former["forwarded"] + stage["forwarded"], former["refused"] + stage["refused"])
+            for code, number in (*former["codes"].items(), *stage["codes"].items()):
+                both.codes[code] = both.codes.get(code, 0) + number
+            stages[name] = both.as_dict()
+        else:
+            stages[name] = stage
+    for name, lane in other["lanes"].items():
+        before = lanes.get(name, {"received": 0, "dropped": 0})
+        lanes[name] = {
+            "received": before["received"] + lane["received"],
+            "dropped": before["dropped"] + lane["dropped"],
+        }
+    for name, hits in other["rules"].items():
+        known = rules.get(name, [])
+        rules[name] = [a + b for a, b in zip(known, hits, strict=True)] if len(known) == len(hits) else hits
+    return {"stages": stages, "lanes": lanes, "rules": rules}

@@ -1,80 +1,109 @@
-"""Signing keys over HTTP."""
+"""API of signing keys."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import TypedDict
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.access.api import ScopedView
 from apps.access.roles import Permission
-from apps.core.api import StrictSerializer, Text, keyset_page, status_filter
+from apps.api.base import ScopedView
+from apps.api.documents import document
+from apps.api.operations import operation
+from apps.api.parameters import status_filter
+from apps.api.serializers import StrictCharField, StrictSerializer
 from apps.core.errors import NotFound
+from apps.runtime import trust
 from apps.signing.models import KeyStatus, SigningKey
-from apps.signing.services import REASON_LENGTH, key_document, retire, revoke, rotate
+from apps.signing.services import REASON_LENGTH, retire, revoke, rotate, trusted
 from apps.tenancy.scope import Scope
 
+VIEW = Permission.VIEW_ORG_SUMMARY
+MANAGE = Permission.MANAGE_ORG_MEMBERSHIPS
+"""Of org_admin only."""
 
-class ReasonIn(StrictSerializer):
-    """`{reason?}` or nothing."""
 
-    reason = Text(max_length=REASON_LENGTH, required=False, default="", allow_blank=True)
+class KeyDocument(TypedDict):
+    """A signing key: its public part and status. `public_key` is base64 of the raw key."""
+
+    kid: str
+    algorithm: str
+    public_key: str
+    public_key_pem: str
+    status: str
+    not_before: str
+    not_after: str | None
+    created_at: str
+    revoked_at: str | None
+    reason: str
+
+
+def key_document(row: SigningKey) -> KeyDocument:
+    """Return the API representation of a key."""
+    public = trusted(row).as_dict()
+    return document(
+        KeyDocument,
+        row,
+        algorithm=public["algorithm"],
+        public_key=public["public_key"],
+        public_key_pem=trust.public_key_pem(bytes(row.public_key)),
+    )
+
+
+class ReasonInput(StrictSerializer):
+    """An optional `reason`."""
+
+    reason = StrictCharField(max_length=REASON_LENGTH, required=False, default="", allow_blank=True)
 
 
 class SigningKeysView(ScopedView):
-    """GET: the organization's keys, also for people who have a role on one of its projects only. POST: rotate."""
+    """Signing keys of an organization."""
 
-    level: ClassVar[str] = "organization"
-    # of the roles, org_admin alone has the second
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.GLANCE_ORG,
-        "POST": Permission.MANAGE_ORG_MEMBERSHIPS,
-    }
+    level = "organization"
 
-    def get(self, request: Request, org_id: uuid.UUID) -> Response:
-        rows = SigningKey.objects.filter(organization_id=org_id)
-        return keyset_page(request, rows, key_document, filters={"status": status_filter(KeyStatus.values)})
+    @operation(VIEW, lists=KeyDocument, filters={"status": status_filter(KeyStatus.values)})
+    def get(self, request: Request) -> Response:
+        """List the organization's signing keys. A role on one of its projects is sufficient."""
+        return self.page(SigningKey.objects.filter(organization_id=self.scope.organization_id), key_document)
 
-    def post(self, request: Request, org_id: uuid.UUID) -> Response:
-        given = self.read(ReasonIn)
-        made = rotate(actor=self.principal, scope=self.scope, reason=given["reason"])
+    @operation(MANAGE, body=ReasonInput, answer=KeyDocument, status=201, errors=("too_many_keys", "no_active_key"))
+    def post(self, request: Request) -> Response:
+        """Rotate the signing key: create a new active key and retire the current one. Returns the new key."""
+        made = rotate(actor=self.principal, scope=self.scope, reason=self.given["reason"])
         return Response(key_document(made), status=201)
 
 
 def get_key(scope: Scope, kid: str) -> SigningKey:
-    """The organization's key. NotFound when it has none like it."""
+    """Return the organization's key. Raises NotFound."""
     key: SigningKey | None = SigningKey.objects.filter(organization=scope.organization, kid=kid).first()
     if key is None:
         raise NotFound()
     return key
 
 
-class _ActView(ScopedView):
-    """What is done with one key."""
+class _KeyView(ScopedView):
+    """Base of the actions on one key."""
 
-    finds = get_key
-    level: ClassVar[str] = "organization"
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.GLANCE_ORG,
-        "POST": Permission.MANAGE_ORG_MEMBERSHIPS,
-    }
+    lookup = get_key
+    level = "organization"
+    found: SigningKey
 
 
-class RetireView(_ActView):
-    """POST: a key signs no more."""
+class RetireView(_KeyView):
+    """Retirement of a signing key."""
 
-    def post(self, request: Request, org_id: uuid.UUID, kid: str) -> Response:
-        self.read(ReasonIn)
-        return Response(key_document(retire(scope=self.scope, kid=kid)))
+    @operation(MANAGE, body=ReasonInput, answer=KeyDocument, errors=("last_active_key",))
+    def post(self, request: Request) -> Response:
+        """Retire a signing key. It signs nothing more, and its signatures stay valid."""
+        return Response(key_document(retire(scope=self.scope, kid=self.found.kid)))
 
 
-class RevokeView(_ActView):
-    """POST: a key verifies nothing any more."""
+class RevokeView(_KeyView):
+    """Revocation of a signing key."""
 
-    def post(self, request: Request, org_id: uuid.UUID, kid: str) -> Response:
-        given = self.read(ReasonIn)
-        key = revoke(actor=self.principal, scope=self.scope, kid=kid, reason=given["reason"])
+    @operation(MANAGE, body=ReasonInput, answer=KeyDocument, errors=("last_active_key",))
+    def post(self, request: Request) -> Response:
+        """Revoke a signing key. None of its signatures verify from then on."""
+        key = revoke(actor=self.principal, scope=self.scope, kid=self.found.kid, reason=self.given["reason"])
         return Response(key_document(key))

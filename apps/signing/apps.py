@@ -16,4 +16,5 @@ class SigningConfig(AppConfig):
         from apps.tenancy import registry
 
         registry.on_created("organization", make_first_key)
-        readiness.register_check("key_encryption_keys", encryption_keys)
+        both = (readiness.WEB, readiness.WORKER)
+        readiness.register_check("key_encryption_keys", encryption_keys, needed_by=both)

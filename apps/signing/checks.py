@@ -1,4 +1,4 @@
-"""What `/readyz` says about keys."""
+"""The readiness check of key-encryption keys."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SETTING = "BYTEOR_CLOUD_KEY_ENCRYPTION_KEYS"
 
 
 def encryption_keys() -> None:
-    """Every id of a key-encryption key that rows name is configured. Raises NotReady."""
+    """Check that every key-encryption key that rows name is configured. Raises NotReady."""
     try:
         missing = missing_encryption_keys()
         heads = audit.missing_mac_keys()
     except DatabaseError as error:
-        raise NotReady("the database does not answer") from error
-    problems = [f"'{name}' ({count} signing keys are under it)" for name, count in sorted(missing.items())]
-    problems += [f"'{name}' ({count} audit chains are under it)" for name, count in sorted(heads.items())]
+        raise NotReady("the database is unavailable") from error
+    problems = [f"'{name}' (encrypts {count} signing keys)" for name, count in sorted(missing.items())]
+    problems += [f"'{name}' (authenticates {count} audit chains)" for name, count in sorted(heads.items())]
     if problems:
         raise NotReady(f"{SETTING} lacks {', '.join(problems)}")

@@ -1,13 +1,14 @@
-"""Keys and the signed sets that name them."""
+"""Signing keys, and the signed key sets that name them."""
 
 from __future__ import annotations
 
 from django.db import models
 from django_fsm import transition
 
-from apps.core.fsm import GuardedModel, GuardedQuerySet, StatusField
+from apps.core.fsm import GuardedModel, StatusField
 from apps.core.models import TreeModel
-from apps.tenancy.models import Organization
+from apps.core.visibility import GuardedScopedQuerySet
+from apps.tenancy.models import InOrganization, Organization
 
 
 class KeyStatus(models.TextChoices):
@@ -21,12 +22,12 @@ class KeyStatus(models.TextChoices):
 K = KeyStatus
 
 
-class SigningKey(GuardedModel, TreeModel):
-    """An Ed25519 key. `private_box` is encrypted under the key-encryption key named `wrapped_by` (`apps.signing.vault`).
+class SigningKey(InOrganization, GuardedModel, TreeModel):
+    """An Ed25519 key. `private_box` is encrypted under the key-encryption key `wrapped_by` (see `apps.signing.vault`).
 
-    The moves, and there are no others: active → retired → revoked. An organization has one active key at a time, so a key
-    stops being active only in favour of its successor. `not_after` is when it was retired; a revoked key's private part is
-    gone, and `reason` says why.
+    The only transitions: active → retired → revoked. An organization has one active key at a time, so a key is retired
+    only by its successor. `not_after` is when it was retired. A revoked key's private part is deleted, and `reason`
+    states why it was revoked.
     """
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="signing_keys")
@@ -40,7 +41,7 @@ class SigningKey(GuardedModel, TreeModel):
     revoked_at = models.DateTimeField(null=True, editable=False)
     reason = models.CharField(max_length=1000, blank=True, default="", db_default="", editable=False)
 
-    objects = GuardedQuerySet.as_manager()
+    objects = GuardedScopedQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -55,15 +56,15 @@ class SigningKey(GuardedModel, TreeModel):
 
     @transition(field="status", source=K.ACTIVE.value, target=K.RETIRED.value)
     def retire(self) -> None:
-        """Its successor signs from now on."""
+        """The key's successor signs from now on."""
 
     @transition(field="status", source=K.RETIRED.value, target=K.REVOKED.value)
     def revoke(self) -> None:
-        """Nobody shall believe it any more."""
+        """The key is compromised: nothing it signed verifies from now on."""
 
 
 class KeySetVersion(TreeModel):
-    """One version of an organization's key set, as the signed envelope that agents accept. Never changed."""
+    """One version of an organization's key set: the signed envelope that agents accept. Immutable."""
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="key_sets")
     version = models.PositiveIntegerField()

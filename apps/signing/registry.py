@@ -1,4 +1,4 @@
-"""The way up: what hangs on a key is known by rooms above."""
+"""Registry through which the apps above signing handle objects that depend on a key."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from apps.core.actors import ActorRef
 
 
 class KeyDependents(Protocol):
-    """What a room that has things signed promises about them."""
+    """Interface of an app that has documents signed."""
 
     def lock(self, organization_id: uuid.UUID) -> None:
-        """Lock whatever may hang on a key of the organization, before the key's own row changes (the house's lock order)."""
+        """Lock the rows that may depend on a key of the organization, before the key's own row changes (lock order)."""
 
     def revoked(self, *, actor: ActorRef, organization_id: uuid.UUID, kid: str, reason: str) -> dict[str, int]:
-        """End what must not go on under `kid`, in the revocation's transaction. Answers what was done, counted, for the record."""
+        """End what must not continue under `kid`, in the revocation's transaction. Returns counts for the audit event."""
 
-    def foresee(self, organization_id: uuid.UUID, kid: str) -> list[str]:
-        """What revoking `kid` would do, in sentences. Reads only."""
+    def preview_revocation(self, organization_id: uuid.UUID, kid: str) -> list[str]:
+        """Return sentences that describe the effects of revoking `kid`. Changes nothing."""
 
 
 OnKeysChanged = Callable[[uuid.UUID], None]
@@ -29,12 +29,12 @@ _changed: list[OnKeysChanged] = []
 
 
 def register_dependents(dependents: KeyDependents) -> None:
-    """Let `dependents` answer for what hangs on a key."""
+    """Register an app whose objects depend on signing keys."""
     _dependents.append(dependents)
 
 
 def on_keys_changed(hook: OnKeysChanged) -> None:
-    """Run `hook(organization_id)` in the transaction that makes a new version of a key set: whoever follows it is woken."""
+    """Register `hook(organization_id)`, called in the transaction that publishes a new version of a key set."""
     _changed.append(hook)
 
 

@@ -2,10 +2,11 @@
 
 from django.urls import path
 
-from apps.signing.api import RetireView, RevokeView, SigningKeysView
+from apps.api.paths import ORGANIZATION
+from apps.signing import api
 
 urlpatterns = [
-    path("orgs/<uuid:org_id>/signing-keys", SigningKeysView.as_view()),
-    path("orgs/<uuid:org_id>/signing-keys/<str:kid>/retire", RetireView.as_view()),
-    path("orgs/<uuid:org_id>/signing-keys/<str:kid>/revoke", RevokeView.as_view()),
+    path(f"{ORGANIZATION}/signing-keys", api.SigningKeysView.as_view(), name="signing-keys"),
+    path(f"{ORGANIZATION}/signing-keys/<str:kid>/retire", api.RetireView.as_view(), name="signing-key-retire"),
+    path(f"{ORGANIZATION}/signing-keys/<str:kid>/revoke", api.RevokeView.as_view(), name="signing-key-revoke"),
 ]

@@ -1,75 +1,83 @@
-"""Organizations, projects and environments over HTTP."""
+"""API of organizations, projects and environments."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, TypedDict
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.access.api.base import PersonView, ScopedView, no_content
-from apps.access.roles import Permission
-from apps.access.selectors import active_memberships, environments_visible_to, projects_visible_to
-from apps.core.api import (
-    JSONObject,
-    StrictSerializer,
-    Text,
-    WholeNumber,
-    check_if_match,
-    keyset_page,
-    rfc3339,
-    tagged,
-    text_filter,
-    validated,
-)
+from apps.api.base import ApiView, ScopedView, no_content_response
+from apps.api.documents import document
+from apps.api.etags import check_if_match, etag_response
+from apps.api.operations import operation
+from apps.api.parameters import BOOLEAN, exact_filter, text_filter
+from apps.api.permissions import Permission
+from apps.api.serializers import JSONObjectField, StrictCharField, StrictIntegerField, StrictSerializer, validated_data
 from apps.core.errors import BadRequest, FieldError, PreconditionFailed
 from apps.tenancy import services
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.selectors import resolve
 
 Node = Organization | Project | Environment
+_FORCE = {"force": BOOLEAN}
+_NEW_ENVIRONMENT_ERRORS = ("slug_taken", "too_few_reviewers", "self_approval_only_in_dev")
+_ENVIRONMENT_ERRORS = ("posture_fixed", *_NEW_ENVIRONMENT_ERRORS)
+_FILTERS = {"slug": exact_filter("slug"), "q": text_filter("name", "slug")}
 
 
 class NodeInput(StrictSerializer):
     """`{name, slug?}`."""
 
-    name = Text()
-    slug = Text(max_length=63, required=False)
+    name = StrictCharField()
+    slug = StrictCharField(max_length=63, required=False)
 
 
 class EnvironmentInput(NodeInput):
-    """`{name, slug?, posture, policy?, max_in_flight_deployments?, retention_days?}`."""
+    """Input of an environment: name, slug, posture, policy, limits."""
 
-    posture = Text(max_length=16)
-    policy = JSONObject(required=False)
-    max_in_flight_deployments = WholeNumber(required=False)
-    retention_days = JSONObject(required=False)
+    posture = StrictCharField(max_length=16)
+    policy = JSONObjectField(required=False)
+    max_in_flight_deployments = StrictIntegerField(required=False)
+    retention_days = JSONObjectField(required=False)
+    agent_upgrade_percent = StrictIntegerField(required=False)
 
 
-def node_document(node: Node) -> dict[str, object]:
-    """A node of the tree as the API shows it."""
-    body: dict[str, object] = {
-        "id": str(node.pk),
-        "name": node.name,
-        "slug": node.slug,
-        "created_at": rfc3339(node.created_at),
-        "updated_at": rfc3339(node.updated_at),
-    }
-    if isinstance(node, Environment):
-        body |= {
-            "posture": node.posture,
-            "policy": node.policy,
-            "max_in_flight_deployments": node.max_in_flight_deployments,
-            "retention_days": node.retention_days,
-            "current_deployment_id": str(node.current_deployment_id) if node.current_deployment_id else None,
-        }
-    return body
+class NodeDocument(TypedDict):
+    """An organization or a project."""
+
+    id: str
+    name: str
+    slug: str
+    created_at: str
+    updated_at: str
+
+
+class EnvironmentDocument(NodeDocument):
+    """An environment."""
+
+    posture: str
+    policy: Mapping[str, object]
+    max_in_flight_deployments: int
+    retention_days: Mapping[str, int]
+    agent_upgrade_percent: int
+    current_deployment_id: str | None
+
+
+class DeletingDocument(TypedDict):
+    """A deletion that continues in the background: `status` is `deleting`."""
+
+    status: str
+
+
+def node_document(node: Node) -> NodeDocument:
+    """Return the API representation of a node."""
+    return document(EnvironmentDocument if isinstance(node, Environment) else NodeDocument, node)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396: `target` with `patch` merged in."""
+    """Apply a JSON Merge Patch (RFC 7396) to `target`."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -85,7 +93,7 @@ READ_ONLY = ("id", "created_at", "updated_at", "current_deployment_id")
 
 
 def _without_read_only(body: Any, present: Mapping[str, object]) -> Any:
-    """`body` less the read-only members that equal what is stored; BadRequest for those that don't."""
+    """Remove read-only members that equal the stored values. Raises BadRequest if one differs."""
     if not isinstance(body, dict):
         return body
     wrong = [
@@ -99,31 +107,27 @@ def _without_read_only(body: Any, present: Mapping[str, object]) -> Any:
 
 
 class _NodeView(ScopedView):
-    """GET, PUT, PATCH and DELETE of one node."""
+    """Base of the views of one node."""
 
-    def _input(self) -> type[StrictSerializer]:
-        return EnvironmentInput if self.level == "environment" else NodeInput
+    node_input: type[StrictSerializer] = NodeInput
 
-    def get(self, request: Request, **ids: uuid.UUID) -> Response:
+    def read_node(self) -> Response:
+        """Return the resource, with an ETag."""
         node = self.scope.node
-        return tagged(request, node_document(node), str(node.rev))
+        return etag_response(self.request, node_document(node), str(node.rev))
 
-    def _change(self, request: Request, wanted: Any, *, expected_rev: int | None) -> Response:
-        changes = validated(self._input(), wanted)
-        check_if_match(request, self.scope.node.rev)
-        updated = services.update_node(
-            actor=self.principal.ref, node=self.scope.node, expected_rev=expected_rev, **changes
-        )
-        return tagged(request, node_document(updated), str(updated.rev))
-
-    def put(self, request: Request, **ids: uuid.UUID) -> Response:
+    def replace_node(self) -> Response:
+        """Replace the resource. With If-Match, only if its ETag still matches."""
         node = self.scope.node
-        expected = node.rev if "If-Match" in request.headers else None
-        return self._change(request, _without_read_only(request.data, node_document(node)), expected_rev=expected)
+        expected = node.rev if "If-Match" in self.request.headers else None
+        return self._change(_without_read_only(self.request.data, node_document(node)), expected_rev=expected)
 
-    def patch(self, request: Request, **ids: uuid.UUID) -> Response:
-        """A patch holds for what is stored when it is written: if somebody else was faster, it is merged again."""
-        patch = request.data
+    def patch_node(self) -> Response:
+        """Change the resource by a JSON Merge Patch (RFC 7396).
+
+        Without If-Match, the patch is merged again if another user changed the resource meanwhile.
+        """
+        patch = self.request.data
         if not isinstance(patch, dict):
             raise BadRequest("An object is expected.", code="invalid_input")
         while True:
@@ -131,105 +135,230 @@ class _NodeView(ScopedView):
             merged = merge_patch(present, _without_read_only(patch, present))
             wanted = {k: v for k, v in merged.items() if k not in READ_ONLY}
             try:
-                return self._change(request, wanted, expected_rev=self.scope.node.rev)
+                return self._change(wanted, expected_rev=self.scope.node.rev)
             except PreconditionFailed:
-                if "If-Match" in request.headers:
+                if "If-Match" in self.request.headers:
                     raise
             self.scope = resolve(self.scope.organization_id, self.scope.project_id, self.scope.environment_id)
 
-    def delete(self, request: Request, **ids: uuid.UUID) -> Response:
-        force = _force(request)
-        check_if_match(request, self.scope.node.rev)
-        gone = services.delete_node(actor=self.principal.ref, scope=self.scope, force=force)
-        return no_content() if gone else Response({"status": "deleting"}, status=202)
+    def delete_node(self) -> Response:
+        """Delete the resource and everything below it: 204, or 202 if the deletion continues in the background."""
+        check_if_match(self.request, self.scope.node.rev)
+        deleted = services.delete_node(actor=self.principal.ref, scope=self.scope, force=self.query["force"])
+        return no_content_response() if deleted else Response({"status": "deleting"}, status=202)
+
+    def _change(self, wanted: Any, *, expected_rev: int | None) -> Response:
+        changes = validated_data(self.node_input, wanted)
+        check_if_match(self.request, self.scope.node.rev)
+        updated = services.update_node(
+            actor=self.principal.ref, node=self.scope.node, expected_rev=expected_rev, **changes
+        )
+        return etag_response(self.request, node_document(updated), str(updated.rev))
 
 
-def _force(request: Request) -> bool:
-    value = request.query_params.get("force", "false")
-    if value not in ("true", "false"):
-        raise BadRequest("force is true or false.", code="bad_filter")
-    return value == "true"
+class OrganizationsView(ApiView):
+    """Organizations."""
 
-
-class OrganizationsView(PersonView):
-    """GET: organizations I have a role in. POST: a new one, of which I become org_admin."""
-
+    @operation(lists=NodeDocument, filters=_FILTERS)
     def get(self, request: Request) -> Response:
-        mine = active_memberships(self.principal.id or uuid.UUID(int=0)).values("organization_id")
-        rows = Organization.objects.filter(pk__in=mine, deleted_at__isnull=True)
-        return keyset_page(request, rows, node_document, filters={"q": text_filter("name", "slug")})
+        """List the organizations in which you have a role."""
+        mine = {organization for organization, _, _ in self.principal.roles}
+        return self.page(Organization.objects.filter(pk__in=mine, deleted_at__isnull=True), node_document)
 
+    @operation(
+        body=NodeInput, answer=NodeDocument, status=201, errors=("slug_taken", "address_not_proved", "quota_exceeded")
+    )
     def post(self, request: Request) -> Response:
-        body = self.read(NodeInput)
-        node = services.create_organization(actor=self.principal.ref, **body)
-        return tagged(request, node_document(node), str(node.rev), status=201)
+        """Create an organization. You become its org_admin."""
+        node = services.create_organization(actor=self.principal.ref, **self.given)
+        return etag_response(request, node_document(node), str(node.rev), status=201)
 
 
 class OrganizationView(_NodeView):
     """One organization."""
 
-    level: ClassVar[str] = "organization"
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.GLANCE_ORG,
-        **dict.fromkeys(("PUT", "PATCH", "DELETE"), Permission.MANAGE_ORG_MEMBERSHIPS),
-    }
+    level = "organization"
+
+    @operation(Permission.VIEW_ORG_SUMMARY, answer=NodeDocument)
+    def get(self, request: Request) -> Response:
+        """Read an organization."""
+        return self.read_node()
+
+    @operation(
+        Permission.MANAGE_ORG_MEMBERSHIPS,
+        body=NodeInput,
+        parses_body=False,
+        answer=NodeDocument,
+        errors=("slug_taken",),
+    )
+    def put(self, request: Request) -> Response:
+        """Replace an organization. With If-Match, only if its ETag still matches."""
+        return self.replace_node()
+
+    @operation(
+        Permission.MANAGE_ORG_MEMBERSHIPS,
+        body=NodeInput,
+        parses_body=False,
+        answer=NodeDocument,
+        errors=("slug_taken",),
+    )
+    def patch(self, request: Request) -> Response:
+        """Change an organization by a JSON Merge Patch (RFC 7396).
+
+        Without If-Match, the patch is merged again if another user changed the organization meanwhile.
+        """
+        return self.patch_node()
+
+    @operation(
+        Permission.MANAGE_ORG_MEMBERSHIPS,
+        parameters=_FORCE,
+        answer=DeletingDocument,
+        status=(204, 202),
+        errors=("deletion_blocked",),
+    )
+    def delete(self, request: Request) -> Response:
+        """Delete an organization and everything below it.
+
+        204 when everything is deleted, 202 when the deletion continues in the background. With deployments in progress
+        below it, 409 `deletion_blocked` unless `force=true`.
+        """
+        return self.delete_node()
 
 
 class ProjectsView(ScopedView):
-    """GET: the projects of the organization that I may view. POST: a new one."""
+    """Projects of an organization."""
 
-    level: ClassVar[str] = "organization"
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.GLANCE_ORG,
-        "POST": Permission.MANAGE_PROJECT,
-    }
+    level = "organization"
 
-    def get(self, request: Request, org_id: uuid.UUID) -> Response:
-        rows = projects_visible_to(self.principal).filter(organization_id=org_id)
-        return keyset_page(request, rows, node_document, filters={"q": text_filter("name", "slug")})
+    @operation(Permission.VIEW_ORG_SUMMARY, lists=NodeDocument, filters=_FILTERS)
+    def get(self, request: Request) -> Response:
+        """List the projects of the organization that you may view."""
+        rows = Project.objects.visible_to(self.principal).filter(organization_id=self.scope.organization_id)
+        return self.page(rows, node_document)
 
-    def post(self, request: Request, org_id: uuid.UUID) -> Response:
-        body = self.read(NodeInput)
-        node = services.create_project(actor=self.principal.ref, organization=self.scope.organization, **body)
-        return tagged(request, node_document(node), str(node.rev), status=201)
+    @operation(Permission.MANAGE_PROJECT, body=NodeInput, answer=NodeDocument, status=201, errors=("slug_taken",))
+    def post(self, request: Request) -> Response:
+        """Create a project."""
+        node = services.create_project(actor=self.principal.ref, organization=self.scope.organization, **self.given)
+        return etag_response(request, node_document(node), str(node.rev), status=201)
 
 
 class ProjectView(_NodeView):
     """One project."""
 
-    level: ClassVar[str] = "project"
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.VIEW_PROJECT,
-        **dict.fromkeys(("PUT", "PATCH", "DELETE"), Permission.MANAGE_PROJECT),
-    }
+    level = "project"
+
+    @operation(Permission.VIEW_PROJECT, answer=NodeDocument)
+    def get(self, request: Request) -> Response:
+        """Read a project."""
+        return self.read_node()
+
+    @operation(
+        Permission.MANAGE_PROJECT, body=NodeInput, parses_body=False, answer=NodeDocument, errors=("slug_taken",)
+    )
+    def put(self, request: Request) -> Response:
+        """Replace a project. With If-Match, only if its ETag still matches."""
+        return self.replace_node()
+
+    @operation(
+        Permission.MANAGE_PROJECT, body=NodeInput, parses_body=False, answer=NodeDocument, errors=("slug_taken",)
+    )
+    def patch(self, request: Request) -> Response:
+        """Change a project by a JSON Merge Patch (RFC 7396).
+
+        Without If-Match, the patch is merged again if another user changed the project meanwhile.
+        """
+        return self.patch_node()
+
+    @operation(
+        Permission.MANAGE_PROJECT,
+        parameters=_FORCE,
+        answer=DeletingDocument,
+        status=(204, 202),
+        errors=("deletion_blocked",),
+    )
+    def delete(self, request: Request) -> Response:
+        """Delete a project and everything below it.
+
+        204 when everything is deleted, 202 when the deletion continues in the background. With deployments in progress
+        below it, 409 `deletion_blocked` unless `force=true`.
+        """
+        return self.delete_node()
 
 
 class EnvironmentsView(ScopedView):
-    """GET: the environments of the project. POST: a new one."""
+    """Environments of a project."""
 
-    level: ClassVar[str] = "project"
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.VIEW_PROJECT,
-        "POST": Permission.MANAGE_PROJECT,
-    }
+    level = "project"
 
-    def get(self, request: Request, org_id: uuid.UUID, project_id: uuid.UUID) -> Response:
-        rows = environments_visible_to(self.principal).filter(project_id=project_id)
-        return keyset_page(request, rows, node_document, filters={"q": text_filter("name", "slug")})
+    @operation(Permission.VIEW_PROJECT, lists=EnvironmentDocument, filters=_FILTERS)
+    def get(self, request: Request) -> Response:
+        """List the environments of the project that you may view."""
+        rows = Environment.objects.visible_to(self.principal).filter(project_id=self.scope.project_id)
+        return self.page(rows, node_document)
 
-    def post(self, request: Request, org_id: uuid.UUID, project_id: uuid.UUID) -> Response:
-        body = self.read(EnvironmentInput)
+    @operation(
+        Permission.MANAGE_PROJECT,
+        body=EnvironmentInput,
+        answer=EnvironmentDocument,
+        status=201,
+        errors=_NEW_ENVIRONMENT_ERRORS,
+    )
+    def post(self, request: Request) -> Response:
+        """Create an environment."""
         project = self.scope.project
         assert project is not None
-        node = services.create_environment(actor=self.principal.ref, project=project, **body)
-        return tagged(request, node_document(node), str(node.rev), status=201)
+        node = services.create_environment(actor=self.principal.ref, project=project, **self.given)
+        return etag_response(request, node_document(node), str(node.rev), status=201)
 
 
 class EnvironmentView(_NodeView):
     """One environment."""
 
-    level: ClassVar[str] = "environment"
-    permissions: ClassVar[Mapping[str, Permission]] = {
-        "GET": Permission.VIEW_ENVIRONMENT,
-        **dict.fromkeys(("PUT", "PATCH", "DELETE"), Permission.MANAGE_ENVIRONMENT),
-    }
+    level = "environment"
+    node_input = EnvironmentInput
+
+    @operation(Permission.VIEW_ENVIRONMENT, answer=EnvironmentDocument)
+    def get(self, request: Request) -> Response:
+        """Read an environment."""
+        return self.read_node()
+
+    @operation(
+        Permission.MANAGE_ENVIRONMENT,
+        body=EnvironmentInput,
+        parses_body=False,
+        answer=EnvironmentDocument,
+        errors=_ENVIRONMENT_ERRORS,
+    )
+    def put(self, request: Request) -> Response:
+        """Replace an environment. With If-Match, only if its ETag still matches."""
+        return self.replace_node()
+
+    @operation(
+        Permission.MANAGE_ENVIRONMENT,
+        body=EnvironmentInput,
+        parses_body=False,
+        answer=EnvironmentDocument,
+        errors=_ENVIRONMENT_ERRORS,
+    )
+    def patch(self, request: Request) -> Response:
+        """Change an environment by a JSON Merge Patch (RFC 7396).
+
+        Without If-Match, the patch is merged again if another user changed the environment meanwhile.
+        """
+        return self.patch_node()
+
+    @operation(
+        Permission.MANAGE_ENVIRONMENT,
+        parameters=_FORCE,
+        answer=DeletingDocument,
+        status=(204, 202),
+        errors=("deletion_blocked",),
+    )
+    def delete(self, request: Request) -> Response:
+        """Delete an environment and everything below it.
+
+        204 when everything is deleted, 202 when the deletion continues in the background. With deployments in progress
+        below it, 409 `deletion_blocked` unless `force=true`.
+        """
+        return self.delete_node()

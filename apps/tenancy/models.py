@@ -9,28 +9,29 @@ from django.core.validators import RegexValidator
 from django.db import models
 
 from apps.core.models import Mutable, TreeModel
+from apps.core.visibility import ScopedModel, ScopedQuerySet, Viewer
 
 SLUG = RegexValidator(r"\A[a-z0-9-]{1,63}\Z", "Lower-case letters, digits and hyphens, at most 63.")
 
 
 class Posture(models.TextChoices):
-    """How careful an environment is. Fixed when it is made."""
+    """How strict an environment's defaults are. Fixed at creation."""
 
     DEV = "dev"
     STAGING = "staging"
     PROD = "prod"
 
 
-class NodeQuerySet(models.QuerySet[Any]):
+class NodeQuerySet(ScopedQuerySet[Any]):
     """Rows of one level of the tree."""
 
     def alive(self) -> NodeQuerySet:
-        """Without those that are being deleted."""
+        """Exclude nodes that are being deleted."""
         return self.filter(deleted_at__isnull=True)
 
 
-class Node(TreeModel, Mutable):
-    """A level of the tree. `deleted_at` is the tombstone: set, it exists for nobody, and its slug is free."""
+class Node(ScopedModel, TreeModel, Mutable):
+    """A level of the tree. `deleted_at` is the tombstone: a node with one is invisible, and its slug is free."""
 
     name = models.CharField(max_length=200)
     slug = models.CharField(max_length=63, validators=[SLUG])
@@ -47,9 +48,10 @@ class Node(TreeModel, Mutable):
 
 
 class Organization(Node):
-    """A customer. Everything they have hangs below it."""
+    """A tenant, which owns everything below it. `created_by` is the user who created it through the API or the console."""
 
     level = "organization"
+    created_by = models.UUIDField(null=True, editable=False, db_index=True)
 
     class Meta:
         constraints = [
@@ -57,6 +59,12 @@ class Organization(Node):
                 fields=["slug"], condition=models.Q(deleted_at__isnull=True), name="organization_slug_unique"
             )
         ]
+
+    @classmethod
+    def visible_where(cls, viewer: Viewer) -> models.Q:
+        """Organizations in which the viewer has any role."""
+        alive, sight = models.Q(deleted_at__isnull=True), viewer.visibility
+        return alive if sight.everything else alive & models.Q(pk__in=sight.organizations)
 
 
 class Project(Node):
@@ -74,12 +82,22 @@ class Project(Node):
             )
         ]
 
+    @classmethod
+    def visible_where(cls, viewer: Viewer) -> models.Q:
+        """Projects that the viewer has a role on, or on the organization of."""
+        alive, sight = models.Q(deleted_at__isnull=True), viewer.visibility
+        if sight.everything:
+            return alive
+        return alive & (models.Q(organization__in=sight.whole_organizations) | models.Q(pk__in=sight.projects))
+
 
 class Environment(Node):
-    """Where releases go: a set of agents under one posture and one approval policy.
+    """A deployment target: a set of agents under one posture and one approval policy.
 
-    `policy` is the approval policy (its shape belongs to the approvals room), `retention_days` maps an artifact type
-    to days, `current_deployment_id` is the highest-sequence active deployment that is not superseded.
+    `policy` is the approval policy (the approvals app defines its schema). `retention_days` maps an artifact type to
+    days. `agent_upgrade_percent` is the share of upgradable agents that may install the agent program that this control
+    plane serves (0: none). `current_deployment_id` is the active, not superseded deployment with the highest sequence
+    number.
     """
 
     level = "environment"
@@ -88,6 +106,7 @@ class Environment(Node):
     policy = models.JSONField(default=dict)
     max_in_flight_deployments = models.PositiveIntegerField(default=4)
     retention_days = models.JSONField(default=dict)
+    agent_upgrade_percent = models.PositiveSmallIntegerField(default=0, db_default=0)
     current_deployment_id = models.UUIDField(null=True, editable=False)
 
     class Meta:
@@ -102,9 +121,45 @@ class Environment(Node):
                 condition=models.Q(max_in_flight_deployments__gte=1, max_in_flight_deployments__lte=1000),
                 name="environment_cap_range",
             ),
+            models.CheckConstraint(
+                condition=models.Q(agent_upgrade_percent__lte=100), name="environment_upgrade_percent_range"
+            ),
         ]
 
     @property
     def organization_id(self) -> uuid.UUID:
-        """The organization that owns it (one query unless the project is loaded)."""
+        """Id of the owning organization (one query unless the project is loaded)."""
         return self.project.organization_id
+
+    @classmethod
+    def visible_where(cls, viewer: Viewer) -> models.Q:
+        """Environments of the projects that the viewer may see."""
+        alive = models.Q(deleted_at__isnull=True)
+        if viewer.visibility.everything:
+            return alive
+        return alive & models.Q(project__in=Project.objects.visible_to(viewer).values("pk"))
+
+
+class InOrganization(ScopedModel):
+    """Base of models with a foreign key `organization`: a row is visible to the viewers of its organization."""
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def visible_where(cls, viewer: Viewer) -> models.Q:
+        return models.Q(organization__in=Organization.objects.visible_to(viewer).values("pk"))
+
+
+class InEnvironment(ScopedModel):
+    """Base of models with a foreign key `environment`: a row is visible to the viewers of its environment.
+
+    Rows without an environment are not visible.
+    """
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def visible_where(cls, viewer: Viewer) -> models.Q:
+        return models.Q(environment__in=Environment.objects.visible_to(viewer).values("pk"))

@@ -1,4 +1,4 @@
-"""What upper rooms add to the life of a node, filled in their `ready()`."""
+"""Extension points of the tree, filled by other apps in their `ready()`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,49 @@ Node = Organization | Project | Environment
 
 
 class OnCreated(Protocol):
-    """Called in the transaction that makes a node."""
+    """Callable run in the transaction that creates a node."""
 
     def __call__(self, *, actor: ActorRef, node: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSettings:
-    """What of an environment people may set."""
+    """The editable settings of an environment."""
 
     posture: str
     policy: dict[str, Any]
     max_in_flight_deployments: int
     retention_days: dict[str, Any]
+    agent_upgrade_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyField:
+    """A member of an environment's policy, as a form field.
+
+    An integer from `low` to `high`, or a boolean if these are None. `default` applies to a new environment. It is None
+    if it depends on the posture; `help_text` then states it.
+    """
+
+    name: str
+    label: str
+    help_text: str
+    low: int | None = None
+    high: int | None = None
+    default: int | bool | None = None
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the field is a boolean."""
+        return self.low is None
 
 
 class SettingsCheck(Protocol):
-    """Called in the transaction that makes (`before` is None) or changes an environment.
+    """Callable run in the transaction that creates (`before` is None) or changes an environment.
 
-    May raise to refuse, and may record. `explicit` names the settings (`policy.required_approvals` for members of an
-    object) that the caller gave. Answers the settings to store: the given ones with what was left out filled in.
+    It may raise to refuse, and may record events. `explicit` names the settings (`policy.required_approvals` for
+    members of an object) that the caller passed. Returns the settings to store: the given ones, with defaults for the
+    others.
     """
 
     def __call__(
@@ -48,6 +71,7 @@ class SettingsCheck(Protocol):
 
 
 DeletionGuard = Callable[[Scope], list[str]]
+DeletionNote = Callable[[Scope], list[str]]
 Purger = Callable[[Scope], bool]
 OnDeleted = Callable[[Scope], None]
 
@@ -55,31 +79,47 @@ _created: dict[str, list[OnCreated]] = {"organization": [], "project": [], "envi
 _checks: list[SettingsCheck] = []
 _guards: list[DeletionGuard] = []
 _deleted: list[OnDeleted] = []
+_notes: list[DeletionNote] = []
+_policy_fields: list[PolicyField] = []
 _purger: list[Purger] = []
 
 
 def on_created(level: str, hook: OnCreated) -> None:
-    """Run `hook(actor=…, node=…)` in the transaction that makes a node of `level`."""
+    """Register `hook(actor=…, node=…)`, run in the transaction that creates a node of `level`."""
     _created[level].append(hook)
 
 
 def settings_check(check: SettingsCheck) -> None:
-    """Let `check` judge and complete an environment's settings."""
+    """Register the function that checks and completes an environment's settings."""
     _checks.append(check)
 
 
 def deletion_guard(guard: DeletionGuard) -> None:
-    """`guard(scope)` names what stands in the way of deleting without force (such as a deployment in flight)."""
+    """Register `guard(scope)`, which returns reasons not to delete without force, such as a deployment in progress."""
     _guards.append(guard)
 
 
+def deletion_note(note: DeletionNote) -> None:
+    """Register `note(scope)`, which returns sentences for the confirmation page of a deletion."""
+    _notes.append(note)
+
+
+def policy_fields(*fields: PolicyField) -> None:
+    """Register the members of an environment's policy, in the order of the form."""
+    _policy_fields.extend(fields)
+
+
 def on_deleted(hook: OnDeleted) -> None:
-    """Run `hook(scope)` in the transaction that writes the tombstone."""
+    """Register `hook(scope)`, run in the transaction that writes the tombstone."""
     _deleted.append(hook)
 
 
 def set_purger(purger: Purger) -> None:
-    """`purger(scope)` runs after the tombstone is committed: True when the rows are gone, False when a chore goes on."""
+    """Register `purger(scope)`, run after the tombstone is committed. It returns True if all rows are deleted, False if
+    a
+
+    background job continues.
+    """
     _purger[:] = [purger]
 
 
@@ -95,10 +135,18 @@ def deletion_guards() -> list[DeletionGuard]:
     return _guards
 
 
+def deletion_notes() -> list[DeletionNote]:
+    return _notes
+
+
+def known_policy_fields() -> list[PolicyField]:
+    return _policy_fields
+
+
 def deleted_hooks() -> list[OnDeleted]:
     return _deleted
 
 
 def purge(scope: Scope) -> bool:
-    """True when everything under `scope` is gone now; False when it goes in the background."""
+    """Run the purger. Returns True if everything under `scope` is deleted, False if a background job continues."""
     return _purger[0](scope) if _purger else False

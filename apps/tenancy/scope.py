@@ -1,4 +1,4 @@
-"""A place in the tree, resolved once and passed along."""
+"""A node of the tree with its parents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from apps.tenancy.models import Environment, Organization, Project
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """An organization, or a project in it, or an environment in that. All are alive and belong together."""
+    """An organization, optionally with one of its projects and one of that project's environments. None is deleted."""
 
     organization: Organization
     project: Project | None = None
@@ -38,9 +38,8 @@ class Scope:
         """The deepest row of the scope."""
         return self.environment or self.project or self.organization
 
-    @property
-    def here(self) -> Environment:
-        """The environment; a scope without one is a programming error."""
+    def require_environment(self) -> Environment:
+        """Return the environment. A scope without one is a programming error."""
         if self.environment is None:
             raise TypeError("this scope has no environment")
         return self.environment
@@ -55,7 +54,7 @@ class Scope:
         return {name: str(value) for name, value in ids.items() if value is not None}
 
     def parents(self) -> list[Scope]:
-        """This scope and those above it, top down."""
+        """This scope and the scopes above it, topmost first."""
         chain = [Scope(self.organization)]
         if self.project is not None:
             chain.append(Scope(self.organization, self.project))

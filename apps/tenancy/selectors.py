@@ -1,18 +1,20 @@
-"""Reads of the tree."""
+"""Queries on the tree."""
 
 from __future__ import annotations
 
 import uuid
+from typing import Any
+
+from django.db import models
 
 from apps.core.db import lock_row, lock_rows
 from apps.core.errors import NotFound
-from apps.core.prepared import Prepared
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 
 
 def scope_of(node: Organization | Project | Environment) -> Scope:
-    """The scope that ends at `node`."""
+    """Return the scope whose deepest node is `node`."""
     if isinstance(node, Environment):
         return Scope(node.project.organization, node.project, node)
     if isinstance(node, Project):
@@ -20,46 +22,62 @@ def scope_of(node: Organization | Project | Environment) -> Scope:
     return Scope(node)
 
 
-_environment_at = Prepared(
-    lambda organization_id, project_id, environment_id: Environment.objects.select_related(
-        "project__organization"
-    ).filter(
-        pk=environment_id,
-        project_id=project_id,
-        project__organization_id=organization_id,
-        deleted_at__isnull=True,
-    )
-)
-_project_at = Prepared(
-    lambda organization_id, project_id: Project.objects.select_related("organization").filter(
-        pk=project_id, organization_id=organization_id, deleted_at__isnull=True
-    )
-)
-_organization_at = Prepared(
-    lambda organization_id: Organization.objects.filter(pk=organization_id, deleted_at__isnull=True)
-)
+Node = Organization | Project | Environment
+
+
+def _path_to_parent(model: type[models.Model], node: type[models.Model]) -> list[str] | None:
+    """Return the chain of cascading foreign keys from `model` to `node`, or None."""
+    for relation in node._meta.related_objects:
+        child = relation.related_model
+        if relation.on_delete is not models.CASCADE or not isinstance(child, type):
+            continue
+        if child is model:
+            return [relation.field.name]
+        if child in (Project, Environment) and (way := _path_to_parent(model, child)) is not None:
+            return [*way, relation.field.name]
+    return None
+
+
+def rows_below(node: Node, model: type[models.Model]) -> models.QuerySet[Any] | None:
+    """Return the rows of `model` that are deleted with `node`, except those of nodes that are deleted already; or None
+    if `model`
+
+    does not depend on it.
+    """
+    way = _path_to_parent(model, type(node))
+    if way is None:
+        return None
+    alive = {f"{'__'.join(way[:depth])}__deleted_at__isnull": True for depth in range(1, len(way))}
+    if model in (Project, Environment):
+        alive["deleted_at__isnull"] = True
+    return model._base_manager.filter(**{"__".join(way): node}, **alive)
 
 
 def resolve(
     organization_id: uuid.UUID, project_id: uuid.UUID | None = None, environment_id: uuid.UUID | None = None
 ) -> Scope:
-    """The living scope of these ids in one query. NotFound when one is missing, deleted or not under the other."""
+    """Return the scope of these ids in one query. Raises NotFound if one is missing, deleted, or not a child of the
+    other."""
     node: Organization | Project | Environment | None
     if environment_id is not None and project_id is not None:
-        node = _environment_at.first(organization_id, project_id, environment_id)
+        environments = Environment.objects.alive().select_related("project__organization")
+        node = environments.filter(
+            pk=environment_id, project_id=project_id, project__organization_id=organization_id
+        ).first()
     elif project_id is not None:
-        node = _project_at.first(organization_id, project_id)
+        projects = Project.objects.alive().select_related("organization")
+        node = projects.filter(pk=project_id, organization_id=organization_id).first()
     else:
-        node = _organization_at.first(organization_id)
+        node = Organization.objects.alive().filter(pk=organization_id).first()
     if node is None:
         raise NotFound()
     return scope_of(node)
 
 
 def lock_environment(environment_id: uuid.UUID) -> Environment:
-    """The living environment, its row locked until the transaction ends. NotFound when it is gone.
+    """Lock and return an environment that is not deleted, until the transaction ends. Raises NotFound.
 
-    Every write to what an environment holds begins here, so that two of them never interleave.
+    Every write to an environment's objects takes this lock first, so that two writes are serialized.
     """
     environment: Environment | None = lock_row(
         Environment.objects.select_related("project__organization").filter(pk=environment_id, deleted_at__isnull=True)
@@ -70,6 +88,6 @@ def lock_environment(environment_id: uuid.UUID) -> Environment:
 
 
 def lock_environments(organization_id: uuid.UUID) -> list[Environment]:
-    """Every living environment of the organization, locked in one order: for what concerns all that it deploys."""
+    """Lock and return every environment of the organization, in one order, for changes that affect all its deployments."""
     living = Environment.objects.filter(project__organization_id=organization_id, deleted_at__isnull=True)
     return lock_rows(living.select_related("project__organization").order_by("pk"))

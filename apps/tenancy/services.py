@@ -1,4 +1,4 @@
-"""Making, renaming and deleting nodes of the tree."""
+"""Create, change and delete nodes of the tree."""
 
 from __future__ import annotations
 
@@ -27,19 +27,36 @@ N = TypeVar("N", bound=Organization | Project | Environment)
 
 
 def slug_from(name: str) -> str:
-    """A slug derived from a free-text name: ASCII letters and digits, the rest hyphens; `x` when nothing is left."""
+    """Derive a slug from a name: ASCII letters and digits, hyphens for the rest. Empty if nothing remains."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63].strip("-") or "x"
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63].strip("-")
+
+
+NAME_LENGTH = 200
+_JOINERS = "\u200c\u200d"
+"""Format characters that Persian and Indic spelling, and some emoji, need between other characters."""
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that render as blank."""
+
+
+def _hidden(character: str) -> bool:
+    """Return whether `character` is invisible on a page: a control, a format, a line separator, or a surrogate."""
+    return character not in _JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _checked_name(name: str) -> str:
-    text = name.strip()
-    if not text or len(text) > 200:
-        raise BadRequest(
-            "A name has 1 to 200 characters.",
-            code="invalid_input",
-            errors=[FieldError("/name", "invalid", "A name has 1 to 200 characters.")],
-        )
+    """Return `name` in Unicode NFC, so that names that look the same are equal. Raises BadRequest if it is not
+    readable."""
+    text = unicodedata.normalize("NFC", name).strip()
+    problem = ""
+    if not text or len(text) > NAME_LENGTH:
+        problem = f"A name has 1 to {NAME_LENGTH} characters."
+    elif any(map(_hidden, text)):
+        problem = "A name must be one line of visible characters."
+    elif not any(unicodedata.category(each)[0] in "LNPS" and each not in _BLANKS for each in text):
+        problem = "A name must contain a letter, a digit or a symbol."
+    if problem:
+        raise BadRequest(problem, code="invalid_input", errors=[FieldError("/name", "invalid", problem)])
     return text
 
 
@@ -53,12 +70,22 @@ def _checked_slug(slug: str) -> str:
     return slug
 
 
-def _free_slug(siblings: models.QuerySet[Any], name: str) -> str:
-    base = slug_from(name)
+def _free_slug(siblings: models.QuerySet[Any], name: str, level: str) -> str:
+    """Return the first slug derived from `name` that is free among `siblings`. A name without Latin letters or digits
+    gets its
+
+    level's name as slug.
+    """
+    base = slug_from(name) or level
     taken = set(siblings.filter(slug__startswith=base[:58]).values_list("slug", flat=True))
     if base not in taken:
         return base
     return next(s for n in range(2, len(taken) + 3) if (s := f"{base[:58]}-{n}") not in taken)
+
+
+def _slug_taken(slug: str) -> Conflict:
+    detail = f"The slug '{slug}' is already taken."
+    return Conflict(detail, code="slug_taken", errors=[FieldError("/slug", "slug_taken", detail)])
 
 
 def _insert(node: N) -> N:
@@ -66,47 +93,67 @@ def _insert(node: N) -> N:
         with transaction.atomic():
             node.save(force_insert=True)
     except IntegrityError:
-        raise Conflict(f"The slug '{node.slug}' is taken here.", code="slug_taken") from None
+        raise _slug_taken(node.slug) from None
     return node
+
+
+DERIVED_SLUG_ATTEMPTS = 20
+
+
+def _insert_derived(name: str, maker: uuid.UUID | None) -> Organization:
+    """Insert an organization whose slug is derived from its name. No parent row can be locked, so a concurrent request
+    may take the
+
+    slug first; then the next free slug is used.
+    """
+    for left in reversed(range(DERIVED_SLUG_ATTEMPTS)):
+        slug = _free_slug(Organization.objects.alive(), name, Organization.level)
+        try:
+            return _insert(Organization(name=name, slug=slug, created_by=maker))
+        except Conflict:
+            if not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _announce_created(actor: ActorRef, node: N) -> None:
     scope = scope_of(node)
     for hook in registry.created_hooks(node.level):
         hook(actor=actor, node=node)
-    audit.record(
-        organization_id=scope.organization_id,
+    audit.record_in(
+        scope,
         action=f"{node.level}.created",
         actor=actor,
         target=f"{node.level}:{node.pk}",
-        scope=scope.as_dict(),
         details={"name": node.name, "slug": node.slug},
     )
 
 
 @transaction.atomic
 def create_organization(*, actor: ActorRef, name: str, slug: str | None = None) -> Organization:
-    """A new organization, with what upper rooms add (its first member and its first signing key).
+    """Create an organization, with what other apps add (its first member and its first signing key).
 
-    Raises BadRequest on a bad name or slug, Conflict `slug_taken`.
+    Raises BadRequest on a bad name or slug, and Conflict `slug_taken`.
     """
     name = _checked_name(name)
-    siblings = Organization.objects.alive()
-    chosen = _checked_slug(slug) if slug is not None else _free_slug(siblings, name)
-    node = _insert(Organization(name=name, slug=chosen))
+    maker = actor.acts_for
+    if slug is not None:
+        node = _insert(Organization(name=name, slug=_checked_slug(slug), created_by=maker))
+    else:
+        node = _insert_derived(name, maker)
     _announce_created(actor, node)
     return node
 
 
 @transaction.atomic
 def create_project(*, actor: ActorRef, organization: Organization, name: str, slug: str | None = None) -> Project:
-    """A new project under `organization`. Raises as `create_organization`; NotFound when the parent is gone."""
+    """Create a project under `organization`. Raises as `create_organization`, and NotFound if the parent is deleted."""
     name = _checked_name(name)
     parent = lock_row(Organization.objects.filter(pk=organization.pk, deleted_at__isnull=True))
     if parent is None:
         raise NotFound()
     siblings = Project.objects.filter(organization=parent, deleted_at__isnull=True)
-    chosen = _checked_slug(slug) if slug is not None else _free_slug(siblings, name)
+    chosen = _checked_slug(slug) if slug is not None else _free_slug(siblings, name, Project.level)
     node = _insert(Project(organization=parent, name=name, slug=chosen))
     _announce_created(actor, node)
     return node
@@ -121,11 +168,12 @@ def _complete(
 ) -> EnvironmentSettings:
     if not 1 <= after.max_in_flight_deployments <= 1000:
         raise BadRequest(
-            "A cap is from 1 to 1000.",
+            "The limit must be from 1 to 1000.",
             code="invalid_input",
-            errors=[FieldError("/max_in_flight_deployments", "out_of_range", "A cap is from 1 to 1000.")],
+            errors=[FieldError("/max_in_flight_deployments", "out_of_range", "The limit must be from 1 to 1000.")],
         )
     _check_retention(after.retention_days)
+    _check_upgrade_percent(after.agent_upgrade_percent)
     for check in registry.settings_checks():
         after = check(actor=actor, scope=scope, before=before, after=after, explicit=explicit)
     return after
@@ -137,12 +185,20 @@ DEFAULT_RETENTION_DAYS = {"incident_bundle": 90, "snapshot": 30, "diagnostic": 3
 
 def _check_retention(days: Mapping[str, Any]) -> None:
     problems = [
-        FieldError(f"/retention_days/{name}", "invalid", "Whole days, 1 to 3650, by artifact type.")
+        FieldError(f"/retention_days/{name}", "invalid", "Must map artifact types to integers from 1 to 3650.")
         for name, value in days.items()
         if name not in ARTIFACT_TYPES or isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 3650
     ]
     if problems:
         raise BadRequest("The retention is not valid.", code="invalid_input", errors=problems)
+
+
+def _check_upgrade_percent(percent: int) -> None:
+    if not 0 <= percent <= 100:
+        detail = "Must be an integer from 0 to 100."
+        raise BadRequest(
+            detail, code="invalid_input", errors=[FieldError("/agent_upgrade_percent", "out_of_range", detail)]
+        )
 
 
 @transaction.atomic
@@ -156,25 +212,27 @@ def create_environment(
     policy: Mapping[str, Any] | None = None,
     max_in_flight_deployments: int = 4,
     retention_days: Mapping[str, Any] | None = None,
+    agent_upgrade_percent: int = 0,
 ) -> Environment:
     """A new environment under `project`; what is left out of `policy` and `retention_days` gets the posture's default."""
     name = _checked_name(name)
     if posture not in Posture.values:
         raise BadRequest(
-            "An unknown posture.",
+            "Unknown posture.",
             code="invalid_input",
-            errors=[FieldError("/posture", "invalid_choice", "One of dev, staging, prod.")],
+            errors=[FieldError("/posture", "invalid_choice", "Must be one of dev, staging, prod.")],
         )
     parent = lock_row(Project.objects.select_related("organization").filter(pk=project.pk, deleted_at__isnull=True))
     if parent is None:
         raise NotFound()
     siblings = Environment.objects.filter(project=parent, deleted_at__isnull=True)
-    chosen = _checked_slug(slug) if slug is not None else _free_slug(siblings, name)
+    chosen = _checked_slug(slug) if slug is not None else _free_slug(siblings, name, Environment.level)
     wanted = EnvironmentSettings(
         posture=posture,
         policy=dict(policy or {}),
         max_in_flight_deployments=max_in_flight_deployments,
         retention_days={**DEFAULT_RETENTION_DAYS, **dict(retention_days or {})},
+        agent_upgrade_percent=agent_upgrade_percent,
     )
     explicit = frozenset(f"policy.{key}" for key in (policy or {}))
     settings = _complete(actor, Scope(parent.organization, parent), None, wanted, explicit)
@@ -187,6 +245,7 @@ def create_environment(
             policy=settings.policy,
             max_in_flight_deployments=settings.max_in_flight_deployments,
             retention_days=settings.retention_days,
+            agent_upgrade_percent=settings.agent_upgrade_percent,
         )
     )
     _announce_created(actor, node)
@@ -206,35 +265,39 @@ def _locked(node: N) -> N:
 
 
 def settings_of(environment: Environment) -> EnvironmentSettings:
-    """The settings of an environment as one value."""
+    """Return the settings of an environment as one value."""
     return EnvironmentSettings(
         posture=environment.posture,
         policy=dict(environment.policy),
         max_in_flight_deployments=environment.max_in_flight_deployments,
         retention_days=dict(environment.retention_days),
+        agent_upgrade_percent=environment.agent_upgrade_percent,
     )
 
 
 @transaction.atomic
 def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **changes: Any) -> N:
-    """Change `name`, `slug`, and of an environment `policy`, `max_in_flight_deployments`, `retention_days`.
+    """Change a node's `name`, `slug`, and of an environment `policy`, `max_in_flight_deployments`, `retention_days`,
 
-    `changes` holds the wanted values; objects replace the stored ones whole. Nothing is written when nothing differs.
-    Raises Conflict `slug_taken` or `posture_fixed`; PreconditionFailed is the caller's (`expected_rev` guards the write).
+    `agent_upgrade_percent`.
+
+    `changes` holds the new values; objects replace the stored ones as a whole. Nothing is written if nothing differs.
+    Raises Conflict `slug_taken` or `posture_fixed`, and PreconditionFailed if `expected_rev` is not the stored
+    revision.
     """
     fresh = _locked(node)
     if expected_rev is not None and fresh.rev != expected_rev:
         raise PreconditionFailed("It has changed since you read it.")
     wanted = dict(changes)
-    if "name" in wanted:
+    if wanted.get("name", fresh.name) != fresh.name:
         wanted["name"] = _checked_name(wanted["name"])
     if "slug" in wanted:
         wanted["slug"] = _checked_slug(wanted["slug"])
     if isinstance(fresh, Environment):
         if wanted.pop("posture", fresh.posture) != fresh.posture:
-            raise Conflict("The posture is fixed when an environment is made.", code="posture_fixed")
+            raise Conflict("The posture of an environment can't be changed.", code="posture_fixed")
         before = settings_of(fresh)
-        keys = ("policy", "max_in_flight_deployments", "retention_days")
+        keys = ("policy", "max_in_flight_deployments", "retention_days", "agent_upgrade_percent")
         after = replace(before, **{key: wanted[key] for key in keys if key in wanted})
         if after != before:
             explicit = frozenset(
@@ -252,23 +315,21 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
             rows = type(fresh).objects.filter(pk=fresh.pk, rev=fresh.rev, deleted_at__isnull=True)
             rows.update(**changed, rev=fresh.rev + 1, updated_at=clock.now())
     except IntegrityError:
-        raise Conflict(f"The slug '{changed.get('slug')}' is taken here.", code="slug_taken") from None
+        raise _slug_taken(str(changed.get("slug"))) from None
     updated = _locked(fresh)
     scope = scope_of(updated)
-    audit.record(
-        organization_id=scope.organization_id,
+    audit.record_in(
+        scope,
         action=f"{updated.level}.updated",
         actor=actor,
         target=f"{updated.level}:{updated.pk}",
-        scope=scope.as_dict(),
         details={"before": before_values, "after": changed},
     )
     return updated
 
 
 def _lock_below(node: Organization | Project | Environment) -> None:
-    """Lock every living node below `node`, parents first: what is being made there is there, or is refused, by the time
-    one looks at it."""
+    """Lock every node below `node`, parents first, so that a concurrent creation below it is either visible or refused."""
     if isinstance(node, Organization):
         lock_rows(Project.objects.filter(organization=node, deleted_at__isnull=True).order_by("pk"))
         lock_environments(node.pk)
@@ -277,11 +338,11 @@ def _lock_below(node: Organization | Project | Environment) -> None:
 
 
 def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
-    """Delete a node and all below it: the one way to do it, for the API and the admin alike.
+    """Delete a node and everything below it, for the API and the admin.
 
-    The tombstone (404 to everyone from then on, slug freed, credentials below it dead) is one transaction; the rows
-    and files go after it. True when all is gone on return, False when a chore finishes it. Raises Conflict
-    `deletion_blocked` naming what stands in the way, unless `force`.
+    The tombstone is one transaction: the node is 404 from then on, its slug is free, credentials below it are revoked.
+    Rows and files are deleted after it. Returns True if all is deleted, False if a background job continues. Raises
+    Conflict `deletion_blocked` with the reasons, unless `force`.
     """
     with transaction.atomic():
         fresh = scope_of(_locked(scope.node))
@@ -289,7 +350,7 @@ def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
         blockers = [text for guard in registry.deletion_guards() for text in guard(fresh)]
         if blockers and not force:
             raise Conflict(
-                "There are things in flight below it. Repeat with force to delete all the same.",
+                "It contains work in progress. Repeat with force to delete it anyway.",
                 code="deletion_blocked",
                 extra={"blockers": blockers},
             )
@@ -303,12 +364,11 @@ def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
         type(node).objects.filter(pk=node.pk).update(deleted_at=now)
         for hook in registry.deleted_hooks():
             hook(fresh)
-        audit.record(
-            organization_id=fresh.organization_id,
+        audit.record_in(
+            fresh,
             action=f"{node.level}.deleted",
             actor=actor,
             target=f"{node.level}:{node.pk}",
-            scope=fresh.as_dict(),
             details={"name": node.name, "slug": node.slug, "forced": bool(blockers)},
         )
         fault_point("tenancy.delete.before_commit")
@@ -317,7 +377,7 @@ def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
 
 
 def node_by_id(level: str, node_id: uuid.UUID) -> Organization | Project | Environment | None:
-    """The node of a level by id, dead or alive: for the purge, which works on tombstones."""
+    """Return the node of a level by id, also a deleted one: for the purge of tombstones."""
     model: Any = {"organization": Organization, "project": Project, "environment": Environment}[level]
     found: Organization | Project | Environment | None = model.objects.filter(pk=node_id).first()
     return found

@@ -2,15 +2,14 @@
 
 from django.urls import path
 
+from apps.api.paths import ENVIRONMENT, ORGANIZATION, PROJECT
 from apps.tenancy import api
 
-_PROJECT = "orgs/<uuid:org_id>/projects/<uuid:project_id>"
-
 urlpatterns = [
-    path("orgs", api.OrganizationsView.as_view()),
-    path("orgs/<uuid:org_id>", api.OrganizationView.as_view()),
-    path("orgs/<uuid:org_id>/projects", api.ProjectsView.as_view()),
-    path(_PROJECT, api.ProjectView.as_view()),
-    path(f"{_PROJECT}/environments", api.EnvironmentsView.as_view()),
-    path(f"{_PROJECT}/environments/<uuid:environment_id>", api.EnvironmentView.as_view()),
+    path("orgs", api.OrganizationsView.as_view(), name="organizations"),
+    path(ORGANIZATION, api.OrganizationView.as_view(), name="organization"),
+    path(f"{ORGANIZATION}/projects", api.ProjectsView.as_view(), name="projects"),
+    path(PROJECT, api.ProjectView.as_view(), name="project"),
+    path(f"{PROJECT}/environments", api.EnvironmentsView.as_view(), name="environments"),
+    path(ENVIRONMENT, api.EnvironmentView.as_view(), name="environment"),
 ]

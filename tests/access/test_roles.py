@@ -11,7 +11,7 @@ from tests.support import give_role, make_person
 
 P = Permission
 MATRIX = {
-    Role.ORG_ADMIN: set(P) - {P.GLANCE_ORG},
+    Role.ORG_ADMIN: set(P) - {P.VIEW_ORG_SUMMARY},
     Role.PROJECT_ADMIN: {P.VIEW_ORG, P.VIEW_PROJECT, P.MANAGE_PROJECT, P.OPERATE_PROJECT, P.VIEW_ENVIRONMENT,
                          P.MANAGE_ENVIRONMENT, P.OPERATE_ENVIRONMENT},
     Role.OPERATOR: {P.VIEW_ORG, P.VIEW_PROJECT, P.OPERATE_PROJECT, P.VIEW_ENVIRONMENT, P.OPERATE_ENVIRONMENT},
@@ -28,7 +28,7 @@ def scope_for(tenant, permission) -> Scope:
 
 
 @pytest.mark.parametrize("role", list(Role))
-@pytest.mark.parametrize("permission", sorted(set(P) - {P.GLANCE_ORG}))
+@pytest.mark.parametrize("permission", sorted(set(P) - {P.VIEW_ORG_SUMMARY}))
 def test_an_organization_role_gives_its_row_of_the_matrix_and_no_more(tenant, role, permission):
     who = make_person("dave")
     give_role(who, role, tenant.organization)
@@ -36,13 +36,13 @@ def test_an_organization_role_gives_its_row_of_the_matrix_and_no_more(tenant, ro
 
 
 @pytest.mark.parametrize("role", [Role.PROJECT_ADMIN, Role.OPERATOR, Role.VIEWER])
-@pytest.mark.parametrize("permission", sorted(set(P) - {P.GLANCE_ORG}))
+@pytest.mark.parametrize("permission", sorted(set(P) - {P.VIEW_ORG_SUMMARY}))
 def test_a_project_role_counts_inside_the_project_and_glances_at_the_organization(tenant, role, permission):
     who = make_person("dave")
     give_role(who, role, tenant.organization, tenant.project)
     expected = permission in MATRIX[role] and "Org" not in permission
     assert bool(can(person_principal(who), permission, scope_for(tenant, permission))) == expected
-    assert can(person_principal(who), P.GLANCE_ORG, Scope(tenant.organization))
+    assert can(person_principal(who), P.VIEW_ORG_SUMMARY, Scope(tenant.organization))
 
 
 def test_the_project_role_decides_inside_the_project_up_or_down_save_for_org_admins(tenant):

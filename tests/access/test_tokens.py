@@ -21,7 +21,7 @@ def test_a_minted_token_parses_back_and_does_not_print_itself():
 
 
 @pytest.mark.parametrize("position", [9, 20, 45, 56])
-def test_one_wrong_character_is_told_from_a_wrong_key_without_a_look_up(position):
+def test_one_wrong_character_is_distinguished_from_a_wrong_key_without_a_query(position):
     text = tokens.mint("pat").text.reveal()
     wrong = text[:position] + ("A" if text[position] != "A" else "B") + text[position + 1 :]
     with pytest.raises(Unauthenticated) as caught:
@@ -40,7 +40,7 @@ def test_one_wrong_character_is_told_from_a_wrong_key_without_a_look_up(position
         ("byt_org", "wrong_credential"),
     ],
 )
-def test_what_is_not_a_personal_token_is_401(db, credential, code):
+def test_anything_but_a_personal_token_is_401(db, credential, code):
     if credential and credential.startswith("byt_"):
         credential = tokens.mint(credential.removeprefix("byt_")).text.reveal()
     answer = Caller(credential).get("/me")
@@ -70,7 +70,7 @@ def test_a_token_of_another_person_can_not_be_ended(tenant):
     assert row.revoked_at is None
 
 
-def test_an_expired_token_says_so(tenant):
+def test_an_expired_token_is_token_expired(tenant):
     text = services.create_token(actor=tenant.principal("bob"), name="x", expires_in_seconds=60).text.reveal()
     with time_machine.travel(clock.now() + dt.timedelta(seconds=61), tick=False):
         assert Caller(text).get("/me").json()["code"] == "token_expired"
@@ -134,9 +134,17 @@ def test_a_huge_body_is_refused_by_its_length(tenant):
 
 def test_a_body_without_a_length_is_411(tenant):
     answer = tenant.caller("alice").raw("POST", "/me/tokens", b"{}", HTTP_TRANSFER_ENCODING="chunked")
-    assert answer.status_code == 411
+    assert (answer.status_code, answer.json()["code"]) == (411, "length_required")
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, 366 * 24 * 3600 + 1])
+def test_a_life_that_is_too_short_or_too_long_is_refused(tenant, seconds):
+    answer = tenant.caller("alice").post("/me/tokens", {"name": "x", "expires_in_seconds": seconds})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input")
+    [error] = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/expires_in_seconds", "out_of_range")
 
 
 def test_another_media_type_is_415(tenant):
     answer = tenant.caller("alice").raw("POST", "/me/tokens", b"name=x", "application/x-www-form-urlencoded")
-    assert answer.status_code == 415
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")

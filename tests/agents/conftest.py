@@ -1,7 +1,8 @@
-"""A tenant with an environment to enroll into, and clients for everybody who might knock."""
+"""A tenant with an environment to enroll into, and clients of every kind of caller."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +22,17 @@ from django.test import Client
 
 from apps.access import tokens
 from apps.access.models import User
+from apps.agents import heartbeat_cache
 from apps.agents.models import Agent
-from apps.agents.registry import AgentReport, BundleDownload, Desired, Running, set_desired_source
+from apps.agents.registry import AgentReport, BundleDownload, Desired, Running, RunningDetail, set_desired_source
 from apps.agents.services import set_running
+from apps.core import wake
 from apps.core.actors import ActorRef
 from apps.core.errors import NotFound, ServiceError
 from apps.tenancy.models import Environment, Organization
 from tests.agents.people import SYSTEM, make_world_tree
+from tests.copies import Copies
+from tests.served import Served, serving
 
 __all__ = ["SYSTEM", "EnrolledAgent", "FakeSource", "World"]
 
@@ -76,14 +81,15 @@ class Caller:
 
 
 class EnrolledAgent(Caller):
-    """A host that enrolled: calls its own doors by what comes after its id."""
+    """A host that enrolled: calls its own endpoints by the path after its id."""
 
     def __init__(self, world: World, agent_id: str, key: str) -> None:
         super().__init__(key)
         self.id = agent_id
+        self.path = f"/api/v1/agents/{agent_id}"
 
     def raw(self, method: str, path: str, body: bytes, content_type: str = "application/json", **extra: str) -> Any:
-        return super().raw(method, f"/api/v1/agents/{self.id}/{path}", body, content_type, **extra)
+        return super().raw(method, f"{self.path}/{path}", body, content_type, **extra)
 
     def heartbeat_body(self) -> dict[str, Any]:
         return {"status": "idle", "version": "1.0", "running": None, "key_set_version": 1}
@@ -94,7 +100,7 @@ class EnrolledAgent(Caller):
 
 @dataclass
 class FakeSource:
-    """Stands where deployments will: wants what it is told to want, remembers what it hears."""
+    """A fake of the app that deploys: returns the desired states that a test sets, and stores the calls."""
 
     wanted: Desired = field(default_factory=Desired)
     blockers: list[str] = field(default_factory=list)
@@ -107,6 +113,9 @@ class FakeSource:
 
     def desired(self, agent: Agent) -> Desired:
         return self.wanted
+
+    def desired_of_each(self, agent_ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, Desired]:
+        return dict.fromkeys(agent_ids, self.wanted)
 
     def report(self, *, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) -> None:
         if self.refusal is not None:
@@ -121,6 +130,9 @@ class FakeSource:
                     sequence=report.sequence,
                 )
 
+    def require_target(self, agent: Agent, deployment_id: uuid.UUID) -> None:
+        return None
+
     def bundle_for(self, agent: Agent, deployment_id: uuid.UUID) -> BundleDownload:
         data = self.bundles.get((agent.pk, deployment_id))
         if data is None:
@@ -130,11 +142,14 @@ class FakeSource:
     def removal_blockers(self, agent: Agent) -> list[str]:
         return self.blockers
 
-    def agent_removed(self, *, actor: ActorRef, agent: Agent) -> None:
+    def settle_targets_of_agent(self, *, actor: ActorRef, agent: Agent) -> None:
         self.removed.append(agent.pk)
 
     def heartbeat_seen(self, agent: Agent, healthy: bool, running: Running | None) -> None:
         self.heartbeats.append((agent.pk, healthy, running))
+
+    def running_detail(self, agent: Agent) -> RunningDetail:
+        return RunningDetail()
 
     def has_in_flight(self, agent: Agent) -> bool:
         return self.in_flight
@@ -248,47 +263,69 @@ class World:
                 Organization.objects.filter(pk=self.organization.pk).update(name="changed")
             call()
 
-    def other_process(self, code: str) -> None:
-        """Run `code` in a process of its own that uses the same test database."""
+    @contextlib.contextmanager
+    def other_process(self, code: str) -> Iterator[None]:
+        """Run `code` in a process of its own that uses the same test database: it is up inside, and has ended after."""
         name = str(connection.settings_dict["NAME"])
         prelude = (
             "import os, django\n"
             "from django.conf import settings\n"
             f"settings.DATABASES['default']['NAME'] = {name!r}\n"
             "django.setup()\n"
+            "print('up', flush=True)\n"
+            "input()\n"
         )
         environment = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "byteor.settings"),
         }
-        done = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-c", prelude + code],
             env=environment,
             cwd=settings.BASE_DIR,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=50,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            yield
+            _, output = process.communicate("\n", timeout=50)
+        assert process.returncode == 0, output
 
-    def restart_wake(self) -> None:
-        """Let waits wait again after `stop_all` (a process does this by starting anew)."""
-        from apps.core import wake
 
-        wake.close()
+_trees = Copies(make_world_tree)
 
 
 @pytest.fixture
 def world(db: None) -> World:
-    """A tenant with two environments in one project, and a foreign tenant beside it."""
+    """A tenant with two environments in one project, and a second tenant."""
     caches["limits"].clear()
-    return World(**make_world_tree())
+    return World(**_trees.make())
+
+
+@pytest.fixture(params=[True, False], ids=["cached", "uncached"])
+def heartbeats_cached(request: pytest.FixtureRequest, settings: Any) -> Iterator[bool]:
+    """Runs a test twice: as a server does with the heartbeat cache, and with the cache switched off. On SQLite both are
+    without it."""
+    settings.BYTEOR_HEARTBEAT_CACHE = request.param
+    heartbeat_cache.open_heartbeat_cache()
+    yield request.param
+    heartbeat_cache.close_heartbeat_cache()
+    wake.close()
+
+
+@pytest.fixture
+def server(transactional_db: None) -> Iterator[Served]:
+    """The product as it is served."""
+    with serving() as served:
+        yield served
 
 
 @pytest.fixture
 def source() -> Iterator[FakeSource]:
-    """The room above, as the tests want it."""
+    """The app above, as the tests want it."""
     fake = FakeSource()
     previous = set_desired_source(fake)
     yield fake

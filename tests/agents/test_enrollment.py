@@ -12,6 +12,9 @@ import time_machine
 from apps.agents.models import Agent, AgentKey, EnrollmentToken
 from apps.audit.models import AuditEvent
 from apps.core import clock
+from apps.jobs.registry import chores
+from apps.limits import overrides
+from apps.limits.services import set_rate_override
 from apps.tenancy import services as tenancy
 from apps.tenancy.selectors import scope_of
 
@@ -20,7 +23,7 @@ from .conftest import SYSTEM, World
 pytestmark = pytest.mark.django_db
 
 
-def test_an_operator_makes_a_token_and_sees_its_text_once(world: World) -> None:
+def test_an_operator_creates_a_token_and_sees_its_text_once(world: World) -> None:
     made = world.bob.post(f"{world.env}/enrollment-tokens", {"name": "rack 7", "labels": {"zone": "a"}})
     assert made.status_code == 201
     body = made.json()
@@ -37,7 +40,7 @@ def test_an_operator_makes_a_token_and_sees_its_text_once(world: World) -> None:
     assert EnrollmentToken.objects.get().sha256 not in body["token"]
 
 
-def test_a_token_lives_an_hour_unless_said_and_at_most_seven_days(world: World) -> None:
+def test_a_token_is_valid_for_an_hour_by_default_and_at_most_seven_days(world: World) -> None:
     made = world.bob.post(f"{world.env}/enrollment-tokens", {}).json()
     expires = dt.datetime.fromisoformat(made["expires_at"])
     assert dt.timedelta(minutes=59) < expires - clock.now() <= dt.timedelta(hours=1)
@@ -69,7 +72,7 @@ def test_a_token_asked_for_wrongly_is_refused_in_a_problem_document(world: World
     assert not EnrollmentToken.objects.exists()
 
 
-def test_a_viewer_makes_no_token_and_an_outsider_sees_no_environment(world: World) -> None:
+def test_a_viewer_creates_no_token_and_an_outsider_sees_no_environment(world: World) -> None:
     assert world.vera.post(f"{world.env}/enrollment-tokens", {}).status_code == 403
     assert world.charlie.post(f"{world.env}/enrollment-tokens", {}).status_code == 404
     assert world.charlie.get(f"{world.env}/enrollment-tokens").status_code == 404
@@ -80,7 +83,7 @@ def test_a_viewer_makes_no_token_and_an_outsider_sees_no_environment(world: Worl
     assert world.vera.delete(f"{world.env}/enrollment-tokens/{made['id']}").status_code == 403
 
 
-def test_a_token_taken_back_lets_nobody_in(world: World) -> None:
+def test_a_deleted_token_enrolls_no_agent(world: World) -> None:
     made = world.bob.post(f"{world.env}/enrollment-tokens", {}).json()
     where = f"{world.env}/enrollment-tokens/{made['id']}"
     assert world.bob.delete(where).status_code == 204
@@ -137,7 +140,7 @@ def test_a_derived_name_is_made_unique_and_a_given_one_must_be_free(world: World
     assert holder.post(f"{world.env}/agents", {"name": "db-9"}).status_code == 201
 
 
-def test_a_used_token_and_an_expired_one_are_told_apart(world: World) -> None:
+def test_a_used_token_and_an_expired_one_have_different_codes(world: World) -> None:
     token = world.token()
     assert world.holder(token).post(f"{world.env}/agents", {}).status_code == 201
     used = world.holder(token).post(f"{world.env}/agents", {})
@@ -205,7 +208,6 @@ def test_a_token_ends_with_its_environment(world: World) -> None:
         {"labels": {"a": None}},
         {"labels": {str(i): "x" for i in range(65)}},
         {"version": "v" * 65},
-        {"status": "online"},
         "text",
     ],
 )
@@ -262,10 +264,10 @@ class TestTheSameRequestAgain:
     @pytest.mark.parametrize("key", ["", "x" * 256, "caf\u00e9"])
     def test_needs_a_printable_key(self, world: World, key: str) -> None:
         refused = world.holder(world.token()).post(f"{world.env}/agents", {}, idempotency_key=key)
-        assert refused.status_code == 400
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_idempotency_key")
 
 
-def test_more_than_twenty_bad_tokens_a_minute_are_429_and_lock_nobody_else_out(world: World) -> None:
+def test_more_than_twenty_bad_tokens_a_minute_are_429_and_lock_no_other_address_out(world: World) -> None:
     stranger = world.holder(world.unknown("enr"))
     with time_machine.travel(clock.now(), tick=False):
         codes = [stranger.post(f"{world.env}/agents", {}).status_code for _ in range(21)]
@@ -285,6 +287,17 @@ def test_more_than_twenty_enrollments_a_minute_in_one_environment_are_429(world:
 
 
 @pytest.mark.postgres
+def test_an_organization_with_a_limit_of_its_own_lets_as_many_hosts_enroll_and_no_other_does(world: World) -> None:
+    set_rate_override(actor=SYSTEM, organization=world.organization, expected_rev=None, enrollments=25)
+    overrides.forget()
+    hosts = [(world.holder(world.token(max_uses=100)), world.env)]
+    hosts.append((world.holder(world.token(foreign=True, max_uses=100)), world.foreign_env))
+    with time_machine.travel(clock.now(), tick=False):
+        codes = [[holder.post(f"{env}/agents", {}).status_code for _ in range(26)] for holder, env in hosts]
+    assert codes == [[201] * 25 + [429], [201] * 20 + [429] * 6]
+
+
+@pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 class TestAtTheSameMoment:
     """Many hosts with one token, really at once."""
@@ -300,25 +313,49 @@ class TestAtTheSameMoment:
         world.at_once([lambda body=body, key=key: attempt(body, key) for body, key in bodies])
         return answers
 
-    def test_a_single_use_token_lets_exactly_one_in(self, world: World) -> None:
+    def test_a_single_use_token_enrolls_exactly_one(self, world: World) -> None:
         answers = self._race(world, world.token(), [({}, None)] * 10)
         assert sorted(answer.status_code for answer in answers) == [201] + [401] * 9
         assert {a.json()["code"] for a in answers if a.status_code == 401} == {"token_used"}
         assert Agent.objects.count() == 1
         assert AgentKey.objects.count() == 1
 
-    def test_a_token_for_three_lets_exactly_three_in_under_three_names(self, world: World) -> None:
+    def test_a_token_for_three_enrolls_exactly_three_under_three_names(self, world: World) -> None:
         answers = self._race(world, world.token(max_uses=3), [({"hostname": "h"}, None)] * 8)
         assert sorted(answer.status_code for answer in answers) == [201] * 3 + [401] * 5
         assert set(Agent.objects.values_list("name", flat=True)) == {"h", "h-2", "h-3"}
 
-    def test_one_given_name_goes_to_exactly_one(self, world: World) -> None:
+    def test_exactly_one_of_concurrent_enrollments_gets_the_name(self, world: World) -> None:
         answers = self._race(world, world.token(max_uses=9), [({"name": "n"}, None)] * 6)
         assert sorted(answer.status_code for answer in answers) == [201] + [409] * 5
         assert EnrollmentToken.objects.get().uses == 1
 
-    def test_the_same_request_twice_makes_one_agent_with_one_working_key(self, world: World) -> None:
+    def test_a_repeated_request_creates_one_agent_with_one_working_key(self, world: World) -> None:
         answers = self._race(world, world.token(), [({}, "k")] * 4)
         assert {answer.status_code for answer in answers} == {201}
         assert len({answer.json()["agent_id"] for answer in answers}) == 1
         assert AgentKey.objects.filter(revoked_at__isnull=True).count() == 1
+
+
+@pytest.mark.postgres
+def test_a_token_is_deleted_thirty_days_after_it_was_revoked_or_expired(world: World) -> None:
+    now, day = clock.now(), dt.timedelta(days=1)
+    made = {
+        "good": (day, None),
+        "expired lately": (-29 * day, None),
+        "expired long ago": (-31 * day, None),
+        "revoked lately": (day, -29 * day),
+        "revoked long ago": (day, -31 * day),
+    }
+    for name, (expires, revoked) in made.items():
+        EnrollmentToken.objects.create(
+            environment=world.environment,
+            name=name,
+            sha256=name,
+            public_id=name,
+            expires_at=now + expires,
+            revoked_at=now + revoked if revoked is not None else None,
+        )
+    [chore] = [spec for spec in chores() if spec.name == "ended_enrollment_tokens"]
+    assert chore.run(now) == 2
+    assert set(EnrollmentToken.objects.values_list("name", flat=True)) == {"good", "expired lately", "revoked lately"}

@@ -1,4 +1,4 @@
-"""The chain proves what happened, and who changed it later."""
+"""The audit chain proves what happened and detects later changes."""
 
 import json
 
@@ -24,7 +24,7 @@ def write(organization_id, n=1):
 
 @pytest.fixture
 def tampering(transactional_db):
-    """Takes the triggers away, as somebody with the database's own password could."""
+    """Drop the triggers, as an attacker with the database's own password could."""
 
     def run(statement: str, *params) -> None:
         operation = AppendOnly("audit_auditevent")
@@ -57,25 +57,83 @@ def test_an_untouched_chain_verifies(db):
     assert (result.ok, result.events) == (True, 5)
 
 
+CHANGED, UNLINKED = "its content was changed", "does not link to the event before it"
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize(
-    ("statement", "broken_at"),
+    ("statement", "broken_at", "problem"),
     [
-        ("UPDATE audit_auditevent SET actor_name = 'Mallory' WHERE seq = 3", 3),
-        ("DELETE FROM audit_auditevent WHERE seq = 2", 2),
-        ("DELETE FROM audit_auditevent WHERE seq = 5", 5),
-        ("UPDATE audit_auditevent SET seq = 9 WHERE seq = 5", 5),
+        ("UPDATE audit_auditevent SET actor_name = 'Mallory' WHERE seq = 3", 3, CHANGED),
+        ("UPDATE audit_auditevent SET hash = previous_hash WHERE seq = 3", 3, CHANGED),
+        ("UPDATE audit_auditevent SET previous_hash = hash WHERE seq = 3", 3, UNLINKED),
+        ("DELETE FROM audit_auditevent WHERE seq = 1", 1, "event 1 is missing"),
+        ("DELETE FROM audit_auditevent WHERE seq = 2", 2, "event 2 is missing"),
+        ("DELETE FROM audit_auditevent WHERE seq = 5", 5, "event 5 is missing"),
+        ("UPDATE audit_auditevent SET seq = 9 WHERE seq = 5", 5, "event 5 is missing"),
     ],
 )
-def test_tampering_names_the_first_broken_link(tampering, statement, broken_at):
+def test_tampering_names_the_first_broken_link(tampering, statement, broken_at, problem):
     org = new_id()
     write(org, 5)
+    sound = AuditEvent.objects.filter(chain=str(org), seq=broken_at - 1).values_list("hash", flat=True).first()
     tampering(statement)
     result = services.verify(org)
-    assert (result.ok, result.broken_at) == (False, broken_at)
+    assert (result.ok, result.broken_at, result.problem) == (False, broken_at, problem)
+    assert (result.events, result.head_hash) == (broken_at - 1, sound or services.GENESIS)
 
 
-def test_a_chain_cut_short_with_its_head_moved_back_fails_by_the_mac(tampering):
+def hashed_anew(seq, **changes):
+    """The statement that makes event `seq` another one, with the right hash for its new content."""
+    event = AuditEvent.objects.get(seq=seq)
+    for name, value in changes.items():
+        setattr(event, name, value)
+    columns = [*changes, "hash"]
+    values = [*changes.values(), services._hash(event)]
+    return f"UPDATE audit_auditevent SET {', '.join(f'{c} = %s' for c in columns)} WHERE seq = {seq}", *values
+
+
+def test_an_event_that_was_replaced_with_its_hash_no_longer_links_to_the_next(tampering):
+    org = new_id()
+    write(org, 5)
+    tampering(*hashed_anew(3, actor_name="Mallory"))
+    assert (services.verify(org).broken_at, services.verify(org).problem) == (4, UNLINKED)
+    tampering(*hashed_anew(5, actor_name="Mallory"))
+    found = services.verify(org, after=4)
+    assert (found.broken_at, found.problem) == (6, "the head counts 5 events"), "the last one is held by the head"
+
+
+def test_two_events_that_changed_places_no_longer_link(tampering):
+    org = new_id()
+    write(org, 5)
+    for before, after in ((2, 99), (3, 2), (99, 3)):
+        tampering(f"UPDATE audit_auditevent SET seq = {after} WHERE seq = {before}")
+    assert (services.verify(org).broken_at, services.verify(org).problem) == (2, UNLINKED)
+
+
+def insert_after(org, seq):
+    """One more event, well linked to event `seq`."""
+    event = AuditEvent.objects.get(chain=str(org), seq=seq)
+    event.id, event.seq, event.previous_hash = new_id(), seq + 1, event.hash
+    event.hash = services._hash(event)
+    event.save(force_insert=True)
+
+
+def test_an_inserted_event_is_found_in_the_middle_and_at_the_end(tampering):
+    org = new_id()
+    write(org, 5)
+    insert_after(org, 5)
+    found = services.verify(org)
+    assert (found.ok, found.broken_at, found.problem) == (False, 6, "the head does not count it")
+    tampering("DELETE FROM audit_auditevent WHERE seq = 6")
+    assert services.verify(org).ok
+    tampering("UPDATE audit_auditevent SET seq = 6 WHERE seq = 5")
+    insert_after(org, 4)
+    found = services.verify(org)
+    assert (found.ok, found.broken_at, found.problem) == (False, 6, "the head counts 5 events")
+
+
+def test_a_truncated_chain_with_a_rewound_head_fails_by_the_mac(tampering):
     org = new_id()
     write(org, 3)
     keep = AuditEvent.objects.get(chain=str(org), seq=2)
@@ -85,7 +143,7 @@ def test_a_chain_cut_short_with_its_head_moved_back_fails_by_the_mac(tampering):
 
 
 @pytest.mark.postgres
-def test_what_is_written_after_tampering_does_not_seal_it_over(tampering):
+def test_events_written_after_tampering_do_not_hide_it(tampering):
     org = new_id()
     write(org, 3)
     keep = AuditEvent.objects.get(chain=str(org), seq=2)
@@ -96,7 +154,7 @@ def test_what_is_written_after_tampering_does_not_seal_it_over(tampering):
     assert AuditEvent.objects.filter(chain=str(org)).count() == 4
 
 
-def test_a_chain_whose_key_is_not_configured_waits_for_it_rather_than_lose_its_proof(db, settings):
+def test_a_chain_whose_key_is_not_configured_refuses_events_rather_than_lose_its_mac(db, settings):
     org = new_id()
     write(org, 1)
     keys = settings.BYTEOR_AUDIT_MAC_KEYS
@@ -111,7 +169,7 @@ def test_a_chain_whose_key_is_not_configured_waits_for_it_rather_than_lose_its_p
 
 
 @pytest.mark.postgres
-def test_writers_at_the_same_moment_make_one_unbroken_chain(transactional_db):
+def test_concurrent_writers_make_one_unbroken_chain(transactional_db):
     org = new_id()
     results = in_threads(*([lambda: write(org, 10)] * 8))
     assert [r for r in results if r is not None] == []
@@ -119,7 +177,7 @@ def test_writers_at_the_same_moment_make_one_unbroken_chain(transactional_db):
     assert (result.ok, result.events) == (True, 80)
 
 
-def test_what_fails_leaves_no_event(transactional_db):
+def test_a_failed_transaction_leaves_no_event(transactional_db):
     org = new_id()
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         write(org)

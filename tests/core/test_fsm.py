@@ -1,4 +1,4 @@
-"""The guarded status field, on a machine of its own."""
+"""The guarded status field, tested with a small state machine."""
 
 import pytest
 from django.db import models
@@ -20,11 +20,11 @@ class Lamp(GuardedModel):
 
     @transition(field="status", source=["off"], target="on")
     def switch_on(self) -> None:
-        """Somebody pressed the switch."""
+        """Switch on."""
 
     @transition(field="status", source=["on"], target="off")
     def switch_off(self) -> None:
-        """Somebody pressed it again."""
+        """Switch off."""
 
     @transition(field="status", source=["on"], target="broken")
     def burn_out(self) -> None:
@@ -33,7 +33,7 @@ class Lamp(GuardedModel):
 
 @pytest.fixture
 def lamp(transactional_db):
-    # the table is there: an app without migrations gets the tables of its models with the test database
+    # the table exists: an app without migrations gets its tables with the test database
     return Lamp.objects.create()
 
 
@@ -55,7 +55,7 @@ def test_an_illegal_move_raises_and_changes_nothing(lamp):
     assert Lamp.objects.get().status == "off"
 
 
-def test_who_comes_second_with_a_stale_row_loses(lamp):
+def test_the_second_of_two_calls_with_a_stale_row_fails(lamp):
     first, second = Lamp.objects.get(), Lamp.objects.get()
     advance(first, "switch_on")
     with pytest.raises(StateConflict) as caught:
@@ -63,6 +63,16 @@ def test_who_comes_second_with_a_stale_row_loses(lamp):
     assert caught.value.from_ == "on"
     assert second.status == "on"
     assert allowed_from(second) == ["broken", "off"]
+
+
+def test_a_move_with_a_condition_that_the_row_does_not_meet_fails_and_changes_nothing(lamp):
+    with pytest.raises(StateConflict) as caught:
+        advance(lamp, "switch_on", only_if=models.Q(note="mine"), note="bright")
+    assert (caught.value.from_, lamp.status) == ("off", "off")
+    Lamp.objects.update(note="mine")
+    advance(lamp, "switch_on", only_if=models.Q(note="mine"), note="bright")
+    fresh = Lamp.objects.get()
+    assert (fresh.status, fresh.note) == ("on", "bright")
 
 
 def test_assignment_update_and_constructor_are_refused(lamp):
@@ -98,9 +108,9 @@ def test_refresh_loads_without_being_an_assignment(lamp):
 
 
 def test_a_missing_row_at_refresh_leaves_the_guard_on(lamp):
-    gone = Lamp.objects.get()
+    deleted = Lamp.objects.get()
     Lamp.objects.all().delete()
     with pytest.raises(Lamp.DoesNotExist):
-        gone.refresh_from_db()
+        deleted.refresh_from_db()
     with pytest.raises(AttributeError):
-        gone.status = "on"
+        deleted.status = "on"

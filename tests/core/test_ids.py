@@ -1,4 +1,4 @@
-"""Ids tell when they were made."""
+"""Ids contain their creation time."""
 
 import datetime as dt
 

@@ -1,5 +1,6 @@
-"""Waiting threads are woken by a commit, on either database."""
+"""A commit wakes waiting threads, on either database."""
 
+import socket
 import threading
 import time
 
@@ -43,11 +44,17 @@ def test_a_commit_elsewhere_wakes_at_once():
     assert woken[0] - committed < 1.0
 
 
-def test_what_is_ready_already_does_not_wait_and_a_timeout_is_false():
+def test_a_ready_condition_does_not_wait_and_a_timeout_is_false():
     start = time.monotonic()
     assert wake.wait("test", 5, ready=lambda: True)
     assert time.monotonic() - start < 2
     assert not wake.wait("test", 0.2, ready=lambda: False)
+
+
+def test_nothing_is_kept_of_a_channel_that_was_only_asked_about():
+    assert wake.ticket("asked about") == wake.ticket("asked about")
+    assert not wake.wait("asked about", 0.01)
+    assert "asked about" not in wake._current_listener().counts
 
 
 def test_shutdown_ends_every_wait():
@@ -60,3 +67,25 @@ def test_shutdown_ends_every_wait():
     finally:
         wake.close()
     assert not wake.stopping()
+
+
+def test_a_listener_does_not_wait_forever_for_a_server_that_accepts_and_sends_nothing(monkeypatch):
+    """The host accepts connections but its database hangs: the listener tries again instead of blocking."""
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite is a file")
+    monkeypatch.setattr(wake, "CONNECT_SECONDS", 2)
+    ended: list[BaseException] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        listener = object.__new__(wake._Listener)
+        listener.parameters = {"host": "127.0.0.1", "port": silent.getsockname()[1], "dbname": "any"}
+
+        def listen() -> None:
+            try:
+                listener._listen_postgres()
+            except Exception as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        thread.join(timeout=20)
+    assert [type(error).__name__ for error in ended] == ["ConnectionTimeout"]

@@ -1,4 +1,4 @@
-"""What an agent shall run: a pure function, by table and by comparison with a plain restatement of its rules."""
+"""What an agent should run: a pure function, by table and by comparison with a plain restatement of its rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def at(minute: int) -> dt.datetime:
 
 
 def item(number: int, deployment: str, target: str, undone: int | None = None, here: bool = True) -> Assigned:
-    """Deployment `number` with these statuses; `undone`: the minute it was taken back (`here`: from this agent too)."""
+    """Deployment `number` with these statuses; `undone`: the minute it was rolled back (`here`: from this agent too)."""
     return Assigned(
         deployment_id=uuid.UUID(int=number),
         sequence=number,
@@ -129,7 +129,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_what_an_agent_shall_run(name: str) -> None:
+def test_what_an_agent_should_run(name: str) -> None:
     walk, expected = TABLE[name]
     assert desired_of(walk) == expected
 
@@ -191,7 +191,7 @@ def test_agrees_with_its_rules_written_plainly(walk: list[Assigned]) -> None:
 
 @given(assignments)
 def test_what_is_confirmed_stays_wanted(walk: list[Assigned]) -> None:
-    """An agent that reports what it was told is told the same: no directive undoes itself."""
+    """An agent that reports what its directive asked for gets the same again: no directive undoes itself."""
     got = desired_of(walk)
     if got.directive != "activate" or got.deployment_id is None:
         return

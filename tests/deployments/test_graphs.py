@@ -14,7 +14,7 @@ from django.urls import reverse
 from apps.runtime.interpreter import Interpreter
 from apps.runtime.spec import Plan, compile_spec
 from tests.deployments.world import World
-from tests.runtime.interp.test_effects import Told
+from tests.runtime.interp.test_effects import RecordedEffects
 
 pytestmark = pytest.mark.django_db
 
@@ -46,12 +46,12 @@ def test_a_graph_is_approved_for_what_it_does_and_runs_on_the_hosts_as_it_was_si
     assert staging.status(made) == "active"
     credential = staging.bob.get(f"{staging.path}/approvals/{approval['id']}/credential").json()["credential"]
     payload = credential.split(".")[0]
-    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    assert claims["capabilities"] == ["action:http_post"]
+    reported_fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert reported_fields["capabilities"] == ["action:http_post"]
     running = staging.hosts[0].running
     assert running is not None
     assert running.plan == compile_spec(SPEC).plan.as_dict()  # type: ignore[union-attr]
-    effects = Told()
+    effects = RecordedEffects()
     runner = Interpreter(Plan.from_dict(running.plan), running.config["stages"], effects)
     outcomes = [runner.process(b'{"customer":{"id":%d},"card":1}' % number) for number in range(12)]
     assert all(len(outcome.emissions) == 1 for outcome in outcomes)
@@ -92,7 +92,7 @@ def test_a_config_that_names_lanes_a_graph_does_not_have_is_refused_with_all_pro
     ]
 
 
-def test_what_a_later_graph_changes_is_told_by_roles_and_lanes_before_it_is_promoted(world: World) -> None:
+def test_the_changes_of_a_later_graph_are_listed_by_roles_and_lanes_before_it_is_promoted(world: World) -> None:
     first = world.version(SPEC)
     later = SPEC.replace("capacity=64", "capacity=128").replace("=round_robin", "=broadcast")
     draft = world.bob.post(f"{world.path}/drafts", {"name": "routed", "spec": later}).json()

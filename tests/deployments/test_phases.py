@@ -1,4 +1,4 @@
-"""Phased rollouts: who is told when, what a bake decides, how they stop, and who is never touched."""
+"""Phased rollouts: who gets a directive when, what a bake decides, how they stop, and who is never touched."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from apps.agents.models import Agent
 from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.deployments.models import DeploymentEvent, PhaseEvent, Target
-from apps.deployments.services import sweep_bakes, sweep_timeouts
+from apps.deployments.services import end_due_bakes, time_out_silent_targets
 from apps.jobs.chores import run_due_chores
 from tests import invariants
 from tests.deployments.world import Host, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
+pytestmark = pytest.mark.django_db
 
 BAKE = 30
 
@@ -43,11 +43,11 @@ class Clock:
         self._traveller.shift(dt.timedelta(seconds=seconds))
 
     def bake(self, world: World, seconds: float = BAKE) -> None:
-        """The bake passes with everybody well, and the chore looks."""
+        """The bake time passes with all agents healthy, and the chore runs."""
         self.on(seconds)
         for host in world.hosts:
             host.heartbeat()
-        sweep_bakes(clock.now())
+        end_due_bakes(clock.now())
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def four(world: World) -> World:
 
 
 def untouched(world: World, deployment: str, host: Host) -> bool:
-    """Was `host` never told anything of `deployment`, and its target left exactly as it was made?"""
+    """True if `host` never had a directive for `deployment`, and its target is exactly as it was made."""
     target = world.target(deployment, host)
     return (
         (target.status, target.report) == ("pending", {})
@@ -80,6 +80,7 @@ def untouched(world: World, deployment: str, host: Host) -> bool:
     )
 
 
+@pytest.mark.postgres
 class TestPhases:
     """One after the other."""
 
@@ -96,7 +97,7 @@ class TestPhases:
         with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("UPDATE deployments_target SET phase = 0")
 
-    def test_each_is_told_only_when_its_phase_begins(self, four: World, time: Clock) -> None:
+    def test_each_gets_its_directive_only_when_its_phase_begins(self, four: World, time: Clock) -> None:
         before = {host.id: host.heartbeat() for host in four.hosts}
         made = four.request(strategy=plan(25, 50, 100))
         four.work()
@@ -169,7 +170,7 @@ class TestPhases:
         with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("UPDATE deployments_phaseevent SET phase = 5")
 
-    def test_all_at_once_has_no_phases_to_tell_of(self, world: World) -> None:
+    def test_all_at_once_has_no_phases(self, world: World) -> None:
         made = world.roll_out()
         assert world.show(made)["phases"] == []
         assert not PhaseEvent.objects.exists()
@@ -185,7 +186,7 @@ class TestPhases:
         assert four.status(made) == "active"
         assert not PhaseEvent.objects.filter(mark="baking").exists()
 
-    def test_a_phase_that_adds_nobody_still_bakes(self, world: World, time: Clock) -> None:
+    def test_a_phase_that_adds_no_agent_still_bakes(self, world: World, time: Clock) -> None:
         made = world.request(strategy=plan(10, 20, 100))
         world.work()
         assert [world.targets(made)[h.id]["phase"] for h in world.hosts] == [0, 2]
@@ -264,11 +265,11 @@ class TestFailing:
             ("deploying", "failed", "failures_exceeded"),
             ("failed", "rolling_back", "auto_rollback"),
         ]
-        # what it never told does not hold it up, nor may it not be removed
+        # an agent that had no directive does not hold it up, and can be removed
         assert four.bob.delete(f"{four.path}/agents/{other.id}").status_code == 204
         four.settle(one, two)
         assert four.status(made) == "rolled_back"
-        # why is still told when all is over
+        # the reason is still shown when all is over
         assert "bad_health: it did not start" in four.show(made)["status_reason"]
         assert four.targets(made)[two.id]["report"]["failure"] == "bad_health: it did not start"
         assert {host.runs for host in (one, two, three)} == {first}
@@ -292,14 +293,14 @@ class TestFailing:
         for host in four.hosts[:2]:
             host.step()
         time.on(500)
-        assert sweep_timeouts(clock.now()) == 0
+        assert time_out_silent_targets(clock.now()) == 0
         time.bake(four, 101)
         assert four.show(made)["phase"] == 1
         time.on(20)
-        assert sweep_timeouts(clock.now()) == 0
+        assert time_out_silent_targets(clock.now()) == 0
         four.hosts[2].step()
         time.on(41)
-        assert sweep_timeouts(clock.now()) == 1
+        assert time_out_silent_targets(clock.now()) == 1
         assert four.status(made) == "failed"
         assert four.targets(made)[four.hosts[3].id]["status"] == "unreachable"
 
@@ -318,10 +319,10 @@ class TestFailing:
         time.bake(four)
         assert four.status(made) == "active"
 
-    def test_so_many_gone_before_it_began_that_nobody_is_told(self, staging: World) -> None:
+    def test_too_many_removed_before_it_began_fails_it_before_any_directive(self, staging: World) -> None:
         made = staging.request(strategy=plan(50, 100))
-        gone, stays = staging.hosts
-        assert staging.bob.delete(f"{staging.path}/agents/{gone.id}?force=true").status_code == 204
+        removed, stays = staging.hosts
+        assert staging.bob.delete(f"{staging.path}/agents/{removed.id}?force=true").status_code == 204
         assert staging.decide(made).status_code == 200
         staging.work()
         assert staging.status(made) == "failed"
@@ -427,7 +428,7 @@ class TestBakes:
         assert host.http.post(f"/agents/{host.id}/heartbeat", body).status_code == 200
         assert world.phases(made) == ["baking", "waiting"]
 
-    def test_what_was_unhealthy_before_it_changed_is_well_until_it_says_otherwise(
+    def test_what_was_unhealthy_before_it_changed_is_well_until_it_reports_otherwise(
         self, four: World, time: Clock
     ) -> None:
         four.roll_out(four.bundle("a:drop"))
@@ -440,10 +441,10 @@ class TestBakes:
         assert host.report(directive, "activated") == 200
         assert four.bob.get(f"{four.path}/agents/{host.id}").json()["healthy"] is True
         time.on(BAKE)
-        sweep_bakes(clock.now())
+        end_due_bakes(clock.now())
         assert four.show(made)["phase"] == 1
 
-    def test_unhealthy_before_the_bake_and_not_heard_since_does_not_pass(self, four: World, time: Clock) -> None:
+    def test_unhealthy_before_the_bake_and_silent_since_does_not_pass(self, four: World, time: Clock) -> None:
         made = four.request(strategy=plan(50, 100))
         four.work()
         one, two, *_ = four.hosts
@@ -452,7 +453,7 @@ class TestBakes:
         two.step()
         assert four.phases(made) == ["baking", "waiting"]
         time.on(BAKE)
-        sweep_bakes(clock.now())
+        end_due_bakes(clock.now())
         assert four.status(made) == "failed"
         assert four.targets(made)[one.id]["report"]["reason"] == "unhealthy: never came up"
 
@@ -464,34 +465,35 @@ class TestBakes:
         for host in (two, *rest):
             host.heartbeat()
         for _ in range(2):
-            sweep_bakes(clock.now())
+            end_due_bakes(clock.now())
             assert world.phases(made) == ["baking", "waiting"]
         time.on(600)
         for host in (two, *rest):
             host.heartbeat()
-        sweep_bakes(clock.now())
+        end_due_bakes(clock.now())
         assert world.status(made) == "failed"
         assert world.targets(made)[one.id]["report"]["reason"].startswith("silent")
         assert one.step() == "rollback"
 
-    def test_one_that_is_heard_of_again_lets_it_go_on(self, baking: tuple[World, str, Clock]) -> None:
+    def test_a_new_heartbeat_lets_it_go_on(self, baking: tuple[World, str, Clock]) -> None:
         world, made, time = baking
         world.hosts[0].heartbeat()
         time.on(300)
-        sweep_bakes(clock.now())
+        end_due_bakes(clock.now())
         assert world.phases(made) == ["baking", "waiting"]
         for host in world.hosts:
             host.heartbeat()
-        sweep_bakes(clock.now())
+        end_due_bakes(clock.now())
         assert world.phases(made) == ["passed", "deploying"]
 
-    def test_a_bake_that_nobody_ended_yet_still_counts(self, baking: tuple[World, str, Clock]) -> None:
+    def test_a_bake_that_has_not_been_ended_yet_still_counts(self, baking: tuple[World, str, Clock]) -> None:
         world, made, time = baking
         time.on(BAKE + 20)
         world.hosts[0].heartbeat({"ok": False})
-        sweep_bakes(clock.now())
+        end_due_bakes(clock.now())
         assert world.status(made) == "failed"
 
+    @pytest.mark.postgres
     def test_a_healthy_heartbeat_asks_the_database_nothing_of_deployments(
         self, baking: tuple[World, str, Clock], django_assert_num_queries: Any
     ) -> None:
@@ -512,7 +514,7 @@ class TestThoseThatWereAway:
         world.work()
         world.hosts[1].step()
         time.on(61)
-        sweep_timeouts(clock.now())
+        time_out_silent_targets(clock.now())
         shown = world.targets(made)[world.hosts[0].id]["status"]
         # one that never fetched has nothing to go back from
         assert shown == ("rolled_back" if strategy.get("auto_rollback") else "unreachable")
@@ -584,7 +586,7 @@ class TestCallingOff:
         shown = world.show(made)
         assert (shown["status"], shown["bake_ends_at"]) == ("rolling_back", None)
         time.on(BAKE * 2)
-        assert sweep_bakes(clock.now()) == 0
+        assert end_due_bakes(clock.now()) == 0
         world.settle()
         assert world.status(made) == "rolled_back"
         assert world.phases(made) == ["stopped", "untouched"]
@@ -592,7 +594,7 @@ class TestCallingOff:
         assert all(untouched(world, made, host) for host in (three, other))
         assert PhaseEvent.objects.filter(deployment_id=made, phase=1).count() == 0
 
-    def test_works_while_nobody_that_was_told_is_there_any_more(self, four: World, time: Clock) -> None:
+    def test_works_when_every_agent_that_had_a_directive_is_removed(self, four: World, time: Clock) -> None:
         made = four.request(strategy=plan(25, 100, max_failures=1))
         four.work()
         first = four.hosts.pop(0)
@@ -648,6 +650,7 @@ class TestStrategies:
         assert staging.approval(other)["shown_digest"] != approval["shown_digest"]
 
 
+@pytest.mark.postgres
 class TestLabels:
     """Who is meant by labels."""
 
@@ -710,6 +713,7 @@ class TestLabels:
         assert [shown[host.id]["phase"] for host in four.hosts[1:3]] == [0, 1]
 
 
+@pytest.mark.postgres
 class TestSupersession:
     """Who holds what, when agents go."""
 
@@ -728,7 +732,7 @@ class TestSupersession:
         assert world.show(first)["superseded_by"] is None
         assert world.current() == first
 
-    def test_where_nobody_took_over_nobody_supersedes(self, world: World) -> None:
+    def test_without_a_newer_deployment_there_is_no_supersession(self, world: World) -> None:
         made = world.roll_out()
         for host in world.hosts:
             assert world.bob.delete(f"{world.path}/agents/{host.id}").status_code == 204

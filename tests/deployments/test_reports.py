@@ -1,4 +1,4 @@
-"""What agents say: late, twice, out of order, about what is not theirs."""
+"""Reports of agents: late, twice, out of order, about what is not theirs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from apps.agents.models import Agent
-from apps.deployments.models import Confirmation, DeploymentEvent
+from apps.deployments.models import Confirmation, DeploymentEvent, Target
+from apps.deployments.services import reports
 from tests.deployments.world import Host, World
 
 pytestmark = pytest.mark.django_db
@@ -86,8 +87,8 @@ def test_of_something_else_are_409(
     on_its_way: tuple[World, str, Host, Any], status: str, change: dict[str, Any]
 ) -> None:
     world, made, host, directive = on_its_way
-    said = {"sha256": directive.bundle_sha256, "sequence": directive.sequence, **change}
-    assert host.say(made, status, **said) == 409
+    body = {"sha256": directive.bundle_sha256, "sequence": directive.sequence, **change}
+    assert host.send_report(made, status, **body) == 409
     assert world.targets(made)[host.id]["status"] == "assigned"
 
 
@@ -97,7 +98,7 @@ def test_by_one_that_is_no_target_are_404(on_its_way: tuple[World, str, Host, An
     (stranger,) = world.enroll(1, at=world.tenant.path(world.tenant.staging))
     for host in (late, stranger):
         assert host.report(directive, "activated") == 404
-        assert host.say(str(uuid.uuid4()), "activated", directive.bundle_sha256, directive.sequence) == 404
+        assert host.send_report(str(uuid.uuid4()), "activated", directive.bundle_sha256, directive.sequence) == 404
     assert world.status(made) == "deploying"
 
 
@@ -112,9 +113,9 @@ def test_under_anothers_name_are_404(on_its_way: tuple[World, str, Host, Any]) -
 def test_before_it_was_assigned_are_409(staging: World) -> None:
     made = staging.request()
     host = staging.hosts[0]
-    assert host.say(made, "activated", "a" * 64, 1) == 409
+    assert host.send_report(made, "activated", "a" * 64, 1) == 409
     staging.decide(made)
-    assert host.say(made, "failed", None, None) == 409
+    assert host.send_report(made, "failed", None, None) == 409
     assert staging.status(made) == "approved"
 
 
@@ -145,7 +146,7 @@ def test_of_a_failure_settle_the_target_and_a_repeat_changes_nothing(world: Worl
     assert world.status(second) == "deploying"
     other.step()
     assert world.status(second) == "active"
-    # the one that failed is told to stay where it was
+    # the one that failed gets the directive to stay where it was
     assert one.step() == "rollback"
     assert one.runs == first
     assert world.show(first)["superseded_by"] is None
@@ -171,11 +172,27 @@ def test_that_take_back_a_confirmation_are_409(world: World) -> None:
     one, _ = world.hosts
     directive = one.heartbeat()
     one.step()
-    assert one.report(directive, "failed", reason="late") == 409
+    assert one.refusal(directive, "failed", reason="late") == (409, "already_settled")
     assert world.targets(made)[one.id]["status"] == "activated"
 
 
-def test_an_agent_taken_out_says_nothing_any_more(world: World) -> None:
+def test_another_report_that_was_written_first_makes_it_409(
+    on_its_way: tuple[World, str, Host, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, made, host, directive = on_its_way
+    judge = reports.effect_of
+
+    def written_first(*given: Any) -> Any:
+        effect = judge(*given)
+        Target.objects.filter(deployment_id=made, agent_id=host.pk).update(status="verified")
+        return effect
+
+    monkeypatch.setattr(reports, "effect_of", written_first)
+    assert host.refusal(directive, "fetched") == (409, "not_wanted")
+    assert world.target(made, host).status == "assigned", "all of it is undone"
+
+
+def test_a_removed_agents_reports_are_refused(world: World) -> None:
     made = world.request()
     world.work()
     one, _ = world.hosts

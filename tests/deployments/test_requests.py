@@ -11,6 +11,7 @@ from django.db import IntegrityError, connection, transaction
 
 from apps.audit.models import AuditEvent
 from apps.deployments.models import ConfigBundle, Deployment, Target
+from apps.deployments.services import bundles
 from tests.deployments.world import World
 from tests.support import Caller
 
@@ -39,6 +40,23 @@ class TestBundles:
         assert world.bob.get(f"{world.path}/bundles/{body['id']}").json() == body
         assert AuditEvent.objects.filter(action="bundle.created", target=f"bundle:{body['id']}").count() == 1
 
+    def test_is_compiled_and_checked_before_the_environment_is_locked(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        version, done = world.version(), []
+        for module, name in (
+            (bundles, "compile_spec"),
+            (bundles.runtime_config, "check_config"),
+            (bundles, "lock_environment"),
+        ):
+            original = getattr(module, name)
+            monkeypatch.setattr(
+                module, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
+            )
+        config = {"stages": {"redact": {"rules": ["email:drop"]}}}
+        assert world.bob.post(f"{world.path}/bundles", {"version_id": version, "config": config}).status_code == 201
+        assert done == ["compile_spec", "check_config", "lock_environment"]
+
     def test_equal_meaning_has_an_equal_hash(self, world: World) -> None:
         version = world.version()
         hashes = set()
@@ -50,7 +68,7 @@ class TestBundles:
             hashes.add(answer.json()["config_hash"])
         assert len(hashes) == 1
 
-    def test_what_is_wrong_in_the_configuration_is_told_all_at_once_with_pointers(self, world: World) -> None:
+    def test_all_problems_of_the_configuration_are_reported_at_once_with_pointers(self, world: World) -> None:
         body = {
             "version_id": world.version(),
             "config": {"stages": {"nobody": {"rules": ["email:drop"]}}, "speed": 9, "tuning": {"profile": "mad"}},
@@ -82,7 +100,7 @@ class TestBundles:
             answer = world.bob.post(f"{world.path}/bundles", {"version_id": version, "config": {}})
             assert code(answer) == (422, "unknown_version")
 
-    def test_is_deleted_while_nobody_uses_it_and_never_after(self, world: World) -> None:
+    def test_is_deleted_while_it_is_unused_and_never_after(self, world: World) -> None:
         unused, used = world.bundle("a:drop"), world.bundle("b:drop")
         made = world.request(used)
         assert world.bob.delete(f"{world.path}/bundles/{unused}").status_code == 204
@@ -121,7 +139,7 @@ class TestShape:
         base = {"bundle_id": world.bundle(), "targets": {"all": True}}
         return {**{k: v for k, v in base.items() if k not in change}, **change}
 
-    def test_answers_what_the_contract_says(self, world: World) -> None:
+    def test_answers_what_the_contract_states(self, world: World) -> None:
         bundle = world.bundle()
         answer = world.ask(bundle, reason="because", timeout_seconds=30)
         assert answer.status_code == 201
@@ -189,6 +207,22 @@ class TestShape:
         assert answer.status_code == 400, answer.content
         assert not Deployment.objects.exists()
 
+    @pytest.mark.parametrize(
+        ("targets", "pointer", "expected"),
+        [
+            ({}, "/targets", "one_selector"),
+            ({"all": True, "labels": {"a": "b"}}, "/targets", "one_selector"),
+            ({"all": False}, "/targets/all", "invalid"),
+            ({"labels": {}}, "/targets/labels", "invalid"),
+        ],
+    )
+    def test_targets_are_selected_in_exactly_one_way(
+        self, world: World, targets: dict[str, Any], pointer: str, expected: str
+    ) -> None:
+        answer = world.bob.post(f"{world.path}/deployments", {"bundle_id": SPARE, "targets": targets})
+        assert code(answer) == (400, "invalid_input")
+        assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [(pointer, expected)]
+
     @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"{", b'{"bundle_id": 1, "bundle_id": 2}', b"\xff", b"1e999"])
     def test_what_is_no_object_is_400(self, world: World, raw: bytes) -> None:
         assert world.bob.raw("POST", f"{world.path}/deployments", raw).status_code == 400
@@ -203,7 +237,8 @@ class TestShape:
         assert code(world.ask(elsewhere)) == (422, "unknown_bundle")
         unknown = world.ask(targets={"agent_ids": [world.hosts[0].id, SPARE]})
         assert code(unknown) == (422, "no_matching_agent")
-        assert [e["pointer"] for e in unknown.json()["errors"]] == ["/targets/agent_ids/1"]
+        errors = [(e["pointer"], e["code"]) for e in unknown.json()["errors"]]
+        assert errors == [("/targets/agent_ids/1", "unknown_agent")]
 
     def test_no_agent_at_all_is_422(self, staging: World) -> None:
         for host in staging.hosts:
@@ -221,7 +256,7 @@ class TestShape:
 class TestWhoMay:
     """The matrix, per endpoint."""
 
-    def doors(self, world: World, deployment: str, bundle: str) -> list[tuple[str, str, Any, bool]]:
+    def endpoints(self, world: World, deployment: str, bundle: str) -> list[tuple[str, str, Any, bool]]:
         path = world.path
         return [
             ("GET", f"{path}/bundles", None, False),
@@ -243,7 +278,7 @@ class TestWhoMay:
     def test_a_viewer_reads_and_changes_nothing(self, world: World) -> None:
         bundle = world.bundle()
         made = world.request(bundle)
-        for method, path, body, writes in self.doors(world, made, bundle):
+        for method, path, body, writes in self.endpoints(world, made, bundle):
             answer = self.knock(world.caller("vera"), method, path, body)
             assert answer.status_code == (403 if writes else 200), (method, path)
         assert world.status(made) == "approved"
@@ -251,14 +286,14 @@ class TestWhoMay:
     def test_another_tenant_sees_nothing(self, world: World) -> None:
         bundle = world.bundle()
         made = world.request(bundle)
-        for method, path, body, _ in self.doors(world, made, bundle):
+        for method, path, body, _ in self.endpoints(world, made, bundle):
             answer = self.knock(world.caller("charlie"), method, path, body)
             assert code(answer) == (404, "not_found"), (method, path)
 
-    def test_nobody_gets_in_without_a_credential_or_with_an_agents(self, world: World) -> None:
+    def test_there_is_no_access_without_a_credential_or_with_an_agents(self, world: World) -> None:
         bundle = world.bundle()
         made = world.request(bundle)
-        for method, path, body, _ in self.doors(world, made, bundle):
+        for method, path, body, _ in self.endpoints(world, made, bundle):
             assert self.knock(Caller(), method, path, body).status_code == 401
             answer = self.knock(world.hosts[0].http, method, path, body)
             assert code(answer) == (401, "wrong_credential"), (method, path)
@@ -267,7 +302,7 @@ class TestWhoMay:
         bundle = world.bundle()
         made = world.request(bundle)
         wrong = world.tenant.path(world.tenant.staging)
-        for method, path, body, _ in self.doors(world, made, bundle):
+        for method, path, body, _ in self.endpoints(world, made, bundle):
             if made in path or bundle in path:
                 answer = self.knock(world.bob, method, path.replace(world.path, wrong), body)
                 assert answer.status_code == 404, (method, path)
@@ -312,7 +347,7 @@ class TestRules:
         world.settle()
         assert world.ask(bundle).status_code == 201
 
-    def test_nobody_left_to_decide_is_409(self, staging: World) -> None:
+    def test_without_an_eligible_reviewer_is_409(self, staging: World) -> None:
         world = staging
         from apps.access.models import Membership
 
@@ -360,8 +395,6 @@ class TestReading:
     def test_an_unchanged_deployment_is_304(self, world: World) -> None:
         made = world.request()
         first = world.bob.get(f"{world.path}/deployments/{made}")
-        path = f"/api/v1{world.path}/deployments/{made}"
-        assert path
         again = world.bob.get(f"{world.path}/deployments/{made}", if_none_match=first["ETag"])
         assert again.status_code == 304
         world.work()

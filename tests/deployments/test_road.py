@@ -94,7 +94,7 @@ def test_from_request_to_active_on_two_agents_superseded_and_taken_back(staging:
     ]
 
 
-def test_where_the_policy_needs_nobody_it_approves_itself_on_the_record(world: World) -> None:
+def test_where_the_policy_needs_no_approval_it_approves_itself_and_is_recorded(world: World) -> None:
     made = world.request()
     assert world.moves(made)[:2] == [
         (None, "pending_approval", "requested"),
@@ -149,7 +149,7 @@ def test_a_later_deployment_to_one_agent_leaves_the_other_where_it_was(world: Wo
 
 
 @pytest.mark.parametrize("last_digits", [0, 1])
-def test_every_later_build_has_a_higher_sequence_whatever_the_clock_says(world: World, last_digits: int) -> None:
+def test_every_later_build_has_a_higher_sequence_whatever_the_clock_shows(world: World, last_digits: int) -> None:
     import datetime as dt
 
     import time_machine

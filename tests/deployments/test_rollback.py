@@ -1,4 +1,4 @@
-"""Going back: the matrix of what may be taken back, from where, and to what."""
+"""Rollback: the matrix of what may be rolled back, from where, and to what."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import time_machine
 
+from apps.blobs.store import FolderStore
 from apps.core import clock
 from apps.deployments.models import Target
-from apps.deployments.services import sweep_timeouts
+from apps.deployments.services import time_out_silent_targets
 from tests.deployments.world import World
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +48,30 @@ def test_after_going_back_one_goes_forward_by_deploying_again(world: World) -> N
     assert code(world.act(made, "rollback")) == (409, "invalid_transition")
 
 
+def test_that_begins_while_the_store_is_read_leaves_no_bundle_to_a_target_settled_without_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world.request()
+    world.work()
+    host = world.hosts[0]
+    directive = host.heartbeat()
+    opened: list[Any] = []
+
+    def slow(store: FolderStore, key: str) -> Any:
+        opened.append(read(store, key))
+        assert world.act(made, "rollback").status_code == 200
+        return opened[0]
+
+    read = FolderStore.open
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "open", slow)
+        answer = host.http.get(f"/agents/{host.id}/deployments/{directive.deployment_id}/bundle")
+    assert code(answer) == (409, "not_wanted")
+    assert opened[0].closed
+    assert world.status(made) == "rolled_back"
+    assert set(Target.objects.filter(deployment_id=made).values_list("handed_out_at", flat=True)) == {None}
+
+
 @pytest.mark.parametrize("state", ["pending_approval", "approved", "denied", "building", "rolling_back", "rolled_back"])
 def test_is_no_move_from_there(staging: World, state: str) -> None:
     world = staging
@@ -56,7 +81,7 @@ def test_is_no_move_from_there(staging: World, state: str) -> None:
     elif state != "pending_approval":
         world.decide(made)
     if state == "building":
-        from apps.deployments.services.build import start_build
+        from apps.deployments.services.builds import start_build
 
         start_build(deployment_id=world.row(made).pk, environment_id=world.env.pk)
     if state.startswith("roll"):
@@ -97,7 +122,7 @@ def test_reaches_only_the_targets_where_it_is_the_latest(world: World) -> None:
     assert (one.runs, other.runs) == (third, first)
     assert world.show(first)["superseded_by"] is None
     assert world.current() == third
-    # going back from the third leads past the second, which was taken back
+    # going back from the third leads past the second, which was rolled back
     assert world.act(third, "rollback").status_code == 200
     assert one.step() == "rollback"
     assert one.runs == first
@@ -106,7 +131,7 @@ def test_reaches_only_the_targets_where_it_is_the_latest(world: World) -> None:
 
 
 def test_of_a_failed_build_there_is_nothing_to_take_back(world: World) -> None:
-    from apps.deployments.services.build import give_up_build
+    from apps.deployments.services.builds import give_up_build
 
     made = world.request()
     from django.db import transaction
@@ -136,7 +161,7 @@ def test_while_another_is_under_way_on_a_shared_target_is_busy(world: World) -> 
 
 
 def test_while_a_build_runs_on_a_shared_target_is_busy(world: World) -> None:
-    from apps.deployments.services.build import start_build
+    from apps.deployments.services.builds import start_build
 
     first = world.roll_out(world.bundle("a:drop"))
     second = world.request(world.bundle("b:drop"))
@@ -164,14 +189,14 @@ def test_while_deploying_settles_what_never_fetched_at_once(world: World) -> Non
     assert {code for *_, code in other.reported} == {200}
 
 
-def test_before_anybody_fetched_is_done_at_once(world: World) -> None:
+def test_before_any_agent_fetched_is_done_at_once(world: World) -> None:
     made = world.request()
     world.work()
     assert world.act(made, "rollback").json()["status"] == "rolled_back"
     assert [host.step() for host in world.hosts] == ["stop", "stop"]
 
 
-def test_waits_for_one_that_has_the_bundle_but_did_not_say_so(world: World) -> None:
+def test_waits_for_one_that_has_the_bundle_but_did_not_report_it(world: World) -> None:
     one, other = world.hosts
     world.roll_out(world.bundle("a:drop"))
     second = world.request(world.bundle("b:drop"))
@@ -191,9 +216,9 @@ def test_silent_ones_do_not_hold_it_up_and_still_go_back_when_they_return(world:
     one.step()
     assert world.status(second) == "rolling_back"
     with later(30):
-        assert sweep_timeouts(clock.now()) == 0
+        assert time_out_silent_targets(clock.now()) == 0
     with later(61):
-        assert sweep_timeouts(clock.now()) == 1
+        assert time_out_silent_targets(clock.now()) == 1
         assert world.status(second) == "rolled_back"
         assert world.targets(second)[other.id]["status"] == "unreachable"
         assert other.step() == "rollback"
@@ -265,7 +290,7 @@ def test_goes_back_past_one_that_this_agent_never_ran(world: World) -> None:
     world.work()
     other.step()
     with later(11):
-        sweep_timeouts(clock.now())
+        time_out_silent_targets(clock.now())
     assert world.status(second) == "active"
     third = world.roll_out(world.bundle("c:drop"))
     assert world.targets(third)[one.id]["previous_deployment_id"] == first
@@ -276,22 +301,22 @@ def test_goes_back_past_one_that_this_agent_never_ran(world: World) -> None:
     assert world.current() == second
 
 
-def test_where_every_agent_is_gone_there_is_nothing_to_take_back(world: World) -> None:
+def test_where_every_agent_is_removed_there_is_nothing_to_roll_back(world: World) -> None:
     made = world.roll_out()
     for host in world.hosts:
         assert world.bob.delete(f"{world.path}/agents/{host.id}").status_code == 204
     assert code(world.act(made, "rollback")) == (409, "nothing_to_roll_back")
 
 
-def test_asked_for_again_waits_for_nobody_that_somebody_newer_took_over(world: World) -> None:
-    """The first try failed on one host; meanwhile another deployment took the second host, which never said it went back."""
+def test_asked_for_again_waits_for_no_agent_that_a_newer_deployment_holds(world: World) -> None:
+    """The first try failed on one host; meanwhile another deployment took the second host, which never reported its rollback."""
     one, other = world.hosts
     made = world.request(world.bundle("a:drop"))
     world.work()
     for host in world.hosts:
         host.fetch(host.heartbeat())
     assert world.act(made, "cancel").status_code == 200
-    assert one.say(made, "failed", None, None) == 200
+    assert one.send_report(made, "failed", None, None) == 200
     assert world.status(made) == "failed"
     world.roll_out(world.bundle("b:drop"), [other])
     assert world.act(made, "rollback").status_code == 200

@@ -21,6 +21,7 @@ from apps.deployments.rollout import (
     phases_of,
     upto,
 )
+from apps.deployments.services.requests import Strategy
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 SOON, PAST = NOW + dt.timedelta(seconds=1), NOW - dt.timedelta(seconds=1)
@@ -71,7 +72,7 @@ def test_every_agent_is_in_exactly_one_phase_and_no_phase_has_more_than_its_shar
 
 def step(present: int | None, *rows: tuple[Any, ...], **more: Any) -> Step:
     tallies = [Tally(phase, status, settled) for phase, status, settled in rows]
-    options = {"max_failures": 0, "now": NOW, "plan": THREE, "ends": None, "unheard": 0, **more}
+    options = {"max_failures": 0, "now": NOW, "plan": THREE, "ends": None, "silent_count": 0, **more}
     plan, ends = options.pop("plan"), options.pop("ends")
     return next_step(plan, present, ends, tallies, **options)
 
@@ -89,7 +90,7 @@ WAITING = (2, "pending", False)
         (Step.WAIT, step(0, (0, "activated", True), WAITING, ends=SOON)),
         (Step.ADVANCE, step(0, (0, "activated", True), WAITING, ends=NOW)),
         (Step.ADVANCE, step(0, (0, "activated", True), WAITING, ends=PAST)),
-        (Step.WAIT, step(0, (0, "activated", True), WAITING, ends=PAST, unheard=1)),
+        (Step.WAIT, step(0, (0, "activated", True), WAITING, ends=PAST, silent_count=1)),
         (Step.ADVANCE, step(1, (0, "activated", True), (1, "activated", True), WAITING)),
         (Step.BAKE, step(2, (2, "activated", True))),
         (Step.ACTIVATE, step(2, (2, "activated", True), ends=PAST)),
@@ -101,7 +102,7 @@ WAITING = (2, "pending", False)
         (Step.BAKE, step(0, (0, "failed", True), WAITING, max_failures=1)),
         (Step.WAIT, step(0, (0, "assigned", False), plan=ALL_AT_ONCE)),
         (Step.ACTIVATE, step(0, (0, "activated", True), plan=ALL_AT_ONCE)),
-        # a phase that adds nobody is settled at once, and still bakes
+        # a phase that adds no agent is settled at once, and still bakes
         (Step.BAKE, step(0, WAITING)),
         (Step.ADVANCE, step(1, WAITING)),
     ],
@@ -124,9 +125,9 @@ tallies = st.lists(
 
 @given(tallies, st.integers(0, 2), st.sampled_from([None, SOON, PAST]), st.integers(0, 6), st.integers(0, 1))
 def test_it_never_goes_on_before_everything_of_a_phase_is_well(
-    rows: list[Tally], present: int, ends: dt.datetime | None, most: int, unheard: int
+    rows: list[Tally], present: int, ends: dt.datetime | None, most: int, silent_count: int
 ) -> None:
-    got = next_step(THREE, present, ends, rows, max_failures=most, now=NOW, unheard=unheard)
+    got = next_step(THREE, present, ends, rows, max_failures=most, now=NOW, silent_count=silent_count)
     bad = sum(row.number for row in rows if row.status in BAD)
     assert (got is Step.FAIL) == (bad > most)
     if got in (Step.ADVANCE, Step.ACTIVATE):
@@ -134,7 +135,7 @@ def test_it_never_goes_on_before_everything_of_a_phase_is_well(
         if THREE[present].bake_seconds:
             assert ends is not None
             assert ends <= NOW
-            assert not unheard
+            assert not silent_count
     assert (got is Step.ACTIVATE) <= (present == 2)
     assert (got is Step.ADVANCE) <= (present < 2)
 
@@ -143,3 +144,36 @@ def test_a_strategy_as_it_is_stored() -> None:
     assert phases_of({"type": "all_at_once"}) == ALL_AT_ONCE
     stored = {"type": "phased", "phases": [{"percent": 5, "bake_seconds": 9}, {"percent": 100, "bake_seconds": 0}]}
     assert phases_of(stored) == (Phase(5, 9), Phase(100, 0))
+
+
+def phased(*phases: tuple[int, int]) -> dict[str, Any]:
+    return {"type": "phased", "phases": tuple(Phase(*each) for each in phases)}
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"type": "canary"}, ["type unknown_strategy"]),
+        ({"type": ""}, ["type unknown_strategy"]),
+        ({"phases": (Phase(100, 0),)}, ["phases phases"]),
+        (phased(), ["phases phases"]),
+        ({"max_failures": -1}, ["max_failures out_of_range"]),
+        (phased((0, 0), (100, 0)), ["phases/0/percent out_of_range"]),
+        (phased((101, 0), (100, 0)), ["phases/0/percent out_of_range", "phases/1/percent not_growing"]),
+        (phased((50, 0), (50, 0), (100, 0)), ["phases/1/percent not_growing"]),
+        (phased((50, 0), (49, 0), (100, 0)), ["phases/1/percent not_growing"]),
+        (phased((100, -1)), ["phases/0/bake_seconds out_of_range"]),
+        (phased((50, 0), (100, 86_401)), ["phases/1/bake_seconds out_of_range"]),
+        (phased((99, 0)), ["phases/0/percent not_everybody"]),
+    ],
+)
+def test_a_strategy_that_can_not_be_followed_is_refused_with_pointers(
+    change: dict[str, Any], refused: list[str]
+) -> None:
+    found = [f"{error.pointer.removeprefix('/strategy/')} {error.code}" for error in Strategy(**change).problems()]
+    assert found == refused
+
+
+def test_a_strategy_at_its_limits_can_be_followed() -> None:
+    assert Strategy().problems() == []
+    assert Strategy("phased", 3, True, (Phase(1, 86_400), Phase(100, 0))).problems() == []

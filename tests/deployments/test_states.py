@@ -14,7 +14,7 @@ from apps.core.errors import StateConflict
 from apps.core.fsm import legal_moves
 from apps.core.ids import new_id
 from apps.deployments.models import Deployment, DeploymentEvent, DeploymentStatus
-from apps.deployments.services.moves import move
+from apps.deployments.services.transitions import move
 from apps.tenancy.models import Environment
 from tests.support import Tenant
 

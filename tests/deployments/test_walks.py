@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import time_machine
 
+from apps.agents.models import Agent
 from apps.core import clock
+from apps.deployments import selectors
 from apps.deployments.models import Deployment, Target
-from apps.deployments.selectors import walk
-from apps.deployments.services import sweep_bakes
+from apps.deployments.selectors import assignment_history
+from apps.deployments.services import end_due_bakes
 from tests import invariants
 from tests.deployments.world import World
 
@@ -23,13 +25,17 @@ FINISHED = {"denied", "active", "failed", "rolled_back"}
 
 
 def check(world: World) -> None:
-    """What holds once every host has done what it was told."""
+    """What holds once every host has carried out its directive."""
     for host in world.hosts:
         directive = host.heartbeat()
         assert host.runs == directive.deployment_id
         agent = world.bob.get(f"{world.path}/agents/{host.id}").json()
         assert (agent["running"] or {}).get("deployment_id") == host.runs
-        confirmed = [a.deployment_id for a in walk(host.pk) if a.activated and a.rolling_back_at is None]
+        together = selectors.desired_of_each([host.pk])
+        alone = selectors.desired(Agent.objects.get(pk=host.pk))
+        assert together.get(host.pk, alone) == alone
+        assert (host.pk in together) == (alone.directive in ("activate", "none"))
+        confirmed = [a.deployment_id for a in assignment_history(host.pk) if a.activated and a.rolling_back_at is None]
         if directive.directive == "rollback":
             assert host.runs in {str(pk) for pk in confirmed}
     ran = {host.runs for host in world.hosts}
@@ -57,7 +63,7 @@ def strategy(choose: random.Random) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_end_where_everybody_agrees(world: World, seed: int) -> None:
+def test_end_in_one_consistent_state(world: World, seed: int) -> None:
     with time_machine.travel(dt.datetime.now(dt.UTC), tick=True) as clocks:
         wander(world, random.Random(seed), lambda: clocks.shift(dt.timedelta(seconds=1)))
 
@@ -71,7 +77,7 @@ def wander(world: World, choose: random.Random, time_passes: Callable[[], None])
             world.work()
             world.settle()
             time_passes()
-            sweep_bakes(clock.now())
+            end_due_bakes(clock.now())
             if not Deployment.objects.filter(environment=world.env).in_flight().exists():
                 break
         world.settle()

@@ -76,18 +76,28 @@ class Host:
         self.url = answer.json()["url"]
         return directive
 
-    def say(self, deployment_id: str | None, status: str, sha256: str | None, sequence: int | None, **more: Any) -> int:
-        """A status report; the status of the answer."""
-        answer = self.http.post(
-            f"/agents/{self.id}/deployments/{deployment_id}/status",
-            {"status": status, "bundle_sha256": sha256, "sequence": sequence, **more},
-        )
+    def _send(self, deployment_id: str | None, status: str, **more: Any) -> Any:
+        answer = self.http.post(f"/agents/{self.id}/deployments/{deployment_id}/status", {"status": status, **more})
         self.reported.append((str(deployment_id), status, answer.status_code))
-        return int(answer.status_code)
+        return answer
+
+    def send_report(
+        self, deployment_id: str | None, status: str, sha256: str | None, sequence: int | None, **more: Any
+    ) -> int:
+        """A status report; the status of the answer."""
+        return int(self._send(deployment_id, status, bundle_sha256=sha256, sequence=sequence, **more).status_code)
+
+    def refusal(self, directive: trust.Directive, status: str, **more: Any) -> tuple[int, str]:
+        """A report on what `directive` asks for, that is refused: status and code of the answer."""
+        about = {"bundle_sha256": directive.bundle_sha256, "sequence": directive.sequence}
+        answer = self._send(directive.for_deployment_id, status, **about, **more)
+        return answer.status_code, answer.json()["code"]
 
     def report(self, directive: trust.Directive, status: str, **more: Any) -> int:
         """A report on what `directive` asks for."""
-        return self.say(directive.for_deployment_id, status, directive.bundle_sha256, directive.sequence, **more)
+        return self.send_report(
+            directive.for_deployment_id, status, directive.bundle_sha256, directive.sequence, **more
+        )
 
     def fetch(self, directive: trust.Directive) -> VerifiedBundle:
         """Fetch what `directive` asks for and verify every byte of it."""
@@ -140,7 +150,7 @@ class Host:
 
 @dataclass
 class World:
-    """One environment (dev: nobody needs to approve) and everybody around it."""
+    """One environment (dev: no approval is needed), its people and its hosts."""
 
     tenant: Tenant
     env: Environment
@@ -217,7 +227,7 @@ class World:
         drain()
 
     def settle(self, *hosts: Host) -> None:
-        """Let hosts do what they are told."""
+        """Let hosts carry out their directives."""
         for host in hosts or self.hosts:
             host.step()
 
@@ -230,7 +240,7 @@ class World:
         return made
 
     def roll_out_approved(self, bundle: str | None = None, targets: Any = None, **more: Any) -> str:
-        """As `roll_out`, where somebody has to approve."""
+        """Like `roll_out`, where an approval is needed."""
         made = self.request(bundle, targets, **more)
         assert self.decide(made).status_code == 200
         self.work()
@@ -248,7 +258,8 @@ class World:
 
     def act(self, deployment: str, verb: str, who: str = "bob", body: Any = None) -> Any:
         """POST rollback or cancel."""
-        return self.caller(who).post(f"{self.path}/deployments/{deployment}/{verb}", body or {})
+        given = body or ({"reason": "called off"} if verb == "cancel" else {})
+        return self.caller(who).post(f"{self.path}/deployments/{deployment}/{verb}", given)
 
     def approval(self, deployment: str) -> dict[str, Any]:
         made = self.show(deployment)
@@ -273,7 +284,7 @@ class World:
         return [phase["status"] for phase in self.show(deployment)["phases"]]
 
     def moves(self, deployment: str) -> list[tuple[str | None, str, str]]:
-        """(from, to, trigger), oldest first, as the API tells them."""
+        """(from, to, trigger), oldest first, as the API lists them."""
         answer = self.bob.get(f"{self.path}/deployments/{deployment}/events?limit=200")
         return [(e["from"], e["to"], e["trigger"]) for e in reversed(answer.json()["results"])]
 

@@ -38,7 +38,8 @@ CASES = [
         roads.author,
         "pipelines.draft.before_commit",
         "pipelines.draft.after_commit",
-        "jobs.take.after_commit",
+        "jobs.claim.after_commit",
+        "jobs.begin.after_commit",
         "pipelines.ingest.compiled",
         "jobs.finish.before_commit",
         "pipelines.ingest.before_commit",
@@ -124,7 +125,7 @@ CASES = [
         "deployments.phase.begun+1",
         "deployments.bake_end.after_commit",
     ),
-    *_on(roads.unwell, "deployments.unhealthy.before_commit", "deployments.unhealthy.after_commit"),
+    *_on(roads.unhealthy_agents, "deployments.unhealthy.before_commit", "deployments.unhealthy.after_commit"),
     *_on(
         roads.expired,
         "jobs.chore.taken",
@@ -146,6 +147,8 @@ CASES = [
         "signing.revoke.before_commit",
         "signing.revoke.after_commit",
     ),
-    *_on(roads.deleted_at_once, "tenancy.delete.before_commit", "tenancy.delete.tombstoned", "blobs.purge.files_gone"),
+    *_on(
+        roads.deleted_at_once, "tenancy.delete.before_commit", "tenancy.delete.tombstoned", "blobs.purge.files_deleted"
+    ),
     *_on(roads.deleted, "blobs.purge.between_chunks", "blobs.purge.between_chunks+2"),
 ]

@@ -11,7 +11,7 @@ import os
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import django
@@ -26,7 +26,7 @@ from apps.access.roles import Role  # noqa: E402
 from apps.agents.models import Agent, AgentKey  # noqa: E402
 from apps.approvals.models import Approval, ApprovalEvent, Decision  # noqa: E402
 from apps.audit.models import AuditEvent  # noqa: E402
-from apps.blobs import purge  # noqa: E402
+from apps.blobs import orphans  # noqa: E402
 from apps.blobs.models import StoredBlob  # noqa: E402
 from apps.blobs.store import store  # noqa: E402
 from apps.console.setup import add_person, bootstrap, find_place  # noqa: E402
@@ -65,7 +65,7 @@ def _deployment(row: Deployment, rank: Callable[[uuid.UUID | None], int | None])
                 "agent": t.agent_name,
                 "status": t.status,
                 "settled": t.settled_at is not None,
-                "said": t.report.get("status"),
+                "reported": t.report.get("status"),
                 "previous": rank(t.previous_deployment_id),
             }
             for t in targets
@@ -85,14 +85,23 @@ def _approval(row: Approval) -> dict[str, Any]:
 
 
 def _audit(environment_id: str) -> list[str]:
-    """What was done below the environment, in order. A repeated enrollment or key rotation is on record twice, and says so."""
+    """What was done below the environment, in order. A repeated enrollment or key rotation is recorded twice, and marked as repeated."""
     rows = AuditEvent.objects.filter(resource_scope__environment_id=environment_id, outcome="allowed").order_by("seq")
     return [row.action for row in rows if not row.details.get("repeated")]
 
 
+def _below(model: type[models.Model], lookup: str = "") -> Iterator[tuple[type[models.Model], str]]:
+    """Every table that is deleted with a row of `model`, with the lookup to that row."""
+    for relation in model._meta.related_objects:
+        if relation.on_delete is models.CASCADE and isinstance(relation.related_model, type):
+            path = f"{relation.field.name}__{lookup}".removesuffix("__")
+            yield relation.related_model, path
+            yield from _below(relation.related_model, path)
+
+
 def _rows(environment: Environment) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for model, lookup in dict.fromkeys(purge._steps(environment)):
+    for model, lookup in dict.fromkeys(_below(Environment)):
         if model._meta.db_table not in UNCOUNTED:
             counts[model._meta.db_table] += model._base_manager.filter(**{lookup: environment}).count()
     return dict(counts)
@@ -127,19 +136,23 @@ def snapshot(environment_id: str) -> dict[str, Any]:
 
 
 def what_is_left(environment_id: str, project_id: str) -> dict[str, Any]:
-    """Of a project that was deleted: rows of its environment (by table), files, and what the audit chain says of it."""
+    """Of a project that was deleted: rows of its environment (by table), files, and the audit rows about it."""
     here = Environment.objects.filter(pk=environment_id).first()
     return {
         "rows": _rows(here) if here else {},
         "environment": here is not None,
         "files": sum(key.startswith(f"{environment_id}/") for key, _ in store().listing()),
-        "audit": [row.action for row in AuditEvent.objects.filter(target=f"project:{project_id}").order_by("seq")],
+        # who repeats a deletion that succeeded is refused, and that is on record too
+        "audit": [
+            row.action
+            for row in AuditEvent.objects.filter(target=f"project:{project_id}", outcome="allowed").order_by("seq")
+        ],
     }
 
 
 def files(environment_id: str) -> dict[str, int]:
     """Stored files of the environment: how many a row names, and how many none does once what is left over was swept."""
-    purge.sweep_orphans(before=clock.now() + dt.timedelta(seconds=1))
+    orphans.sweep_orphans(before=clock.now() + dt.timedelta(seconds=1))
     named = set(StoredBlob.objects.filter(environment_id=environment_id).values_list("sha256", flat=True))
     kept = [key for key, _ in store().listing()]
     there = {key.rpartition("/")[2] for key in kept if key.startswith(f"{environment_id}/")}
@@ -148,7 +161,7 @@ def files(environment_id: str) -> dict[str, int]:
 
 
 def violations(at_rest: bool) -> list[str]:
-    """Broken invariants of the whole database; and whether somebody still holds the write lock."""
+    """Broken invariants of the whole database; and whether the write lock is still held."""
     found = invariants.violations(at_rest=at_rest)
     active = SigningKey.objects.filter(status=KeyStatus.ACTIVE).count()
     versions = list(KeySetVersion.objects.order_by("version").values_list("version", flat=True))
@@ -231,7 +244,7 @@ def main() -> None:
         asked = json.loads(line)
         try:
             answer = {"result": QUESTIONS[asked["question"]](**asked["given"])}
-        except Exception as error:  # told to the test, which fails with it
+        except Exception as error:  # passed to the test, which fails with it
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer, default=str), flush=True)
 

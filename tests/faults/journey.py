@@ -57,10 +57,13 @@ class Host:
                 out.write(json.dumps({"id": self.fed, "email": "ann@example.com", "filler": "x" * 500}) + "\n")
                 self.fed += 1
 
-    def poison(self) -> None:
-        """Give the pipeline a record that is longer than any may be: it ends by itself."""
-        with (self.folder / "data" / "in.jsonl").open("a") as out:
-            out.write(json.dumps({"id": -1, "filler": "x" * 5_000_000}) + "\n")
+    def block(self) -> None:
+        """Put a folder where the pipeline writes: it can't go on, and reports that."""
+        out = self.folder / "data" / "out.jsonl"
+        if out.exists():
+            out.rename(out.with_name("former.jsonl"))
+        out.mkdir()
+        self.feed(1)
 
     def rotate_key(self) -> bool:
         """`rotate-key`; whether it worked."""
@@ -74,7 +77,7 @@ class Host:
     def emitted(self) -> list[int]:
         """The ids of the records that came out, in order. AssertionError when a line is no whole record."""
         path = self.folder / "data" / "out.jsonl"
-        lines = path.read_text().split("\n") if path.exists() else [""]
+        lines = path.read_text().split("\n") if path.is_file() else [""]
         assert lines[-1] == "" or len(lines) == 1, "the last record is torn"
         return [json.loads(line)["id"] for line in lines[:-1]]
 
@@ -97,7 +100,7 @@ class Host:
             "active": rank(active["deployment_id"]) if active else None,
             "runs": f"{active['bundle_sha256']}.tar" in bundles if active else None,
             "bundles": len(bundles),
-            "told": memory.get("content_digest") is not None,
+            "followed": memory.get("content_digest") is not None,
             "waiting": len(self.kept("outbox.json") or []),
             "enrolling": self.kept("enrolling.json") is not None,
             "out": sorted(set(self.emitted())),
@@ -109,8 +112,11 @@ class Journey:
 
     def __init__(self, stack: Stack, name: str, posture: str = "staging") -> None:
         self.stack, self.name = stack, name
-        self.alice, self.bob = (Api(f"{stack.url}/api/v1", stack.tokens[who]) for who in ("alice", "bob"))
         until(stack.ready, PATIENCE)
+        base = f"{stack.url}/api/v1"
+        # each token has a rate window of its own: all journeys of a stack are more than one allows
+        fresh = [Api(base, stack.tokens[who]).post("/me/tokens", {"name": name})["token"] for who in ("alice", "bob")]
+        self.alice, self.bob = (Api(base, token) for token in fresh)
         org = f"/orgs/{stack.org_id}"
         self.project = self.alice.post(f"{org}/projects", {"name": name})["id"]
         self.project_path = f"{org}/projects/{self.project}"
@@ -119,11 +125,11 @@ class Journey:
         self.env = f"{environments}/{self.environment}"
         self.hosts: list[Host] = []
         self.deployments: list[str] = []
-        self.gone = False
+        self.deleted = False
         self.armed: Case | None = None
 
     def arm(self) -> None:
-        """Somebody in the control plane shall die where the case says, if it says so."""
+        """Arm the point of the case, if it is one of the control plane."""
         if self.armed is not None and not self.armed.on_host:
             self.stack.points.arm(self.armed.point, self.armed.skip)
 
@@ -155,9 +161,9 @@ class Journey:
     def until(self, read: Callable[[], Any]) -> Any:
         return until(lambda: self.get(read), PATIENCE)
 
-    def _listed(self, what: str, **fields: Any) -> Callable[[], Any]:
+    def _listed(self, what: str, include: str = "", **fields: Any) -> Callable[[], Any]:
         def find() -> Any:
-            rows = self.alice.get(f"{self.env}/{what}")["results"]
+            rows = self.alice.get(f"{self.env}/{what}{include}")["results"]
             return next((r for r in rows if all(r[k] == v for k, v in fields.items())), None)
 
         return find
@@ -175,7 +181,7 @@ class Journey:
     # --- hosts ---
 
     def host(self, name: str = "berlin", *, start: bool = True) -> Host:
-        """A machine with a fresh enrollment token; its agent runs when this returns, unless it shall not `start`."""
+        """A machine with a fresh enrollment token; its agent runs when this returns, unless `start` is false."""
         token = self.surely(
             lambda: self.alice.post(f"{self.env}/enrollment-tokens", {"name": name, "max_uses": 1}), lambda: None
         )["token"]
@@ -215,7 +221,7 @@ class Journey:
             "stages": {"redact": {"rules": list(rules)}},
         }
         act = lambda: self.alice.post(f"{self.env}/bundles", {"version_id": version_id, "config": config})  # noqa: E731
-        return str(self.surely(act, self._listed("bundles", config=config))["id"])
+        return str(self.surely(act, self._listed("bundles", "?include=config", config=config))["id"])
 
     def request(self, bundle_id: str, **more: Any) -> dict[str, Any]:
         """Ask for it to run everywhere."""
@@ -257,7 +263,7 @@ class Journey:
         )
 
     def remove(self, host: Host) -> None:
-        """Delete the host's agent; one that is gone already is as good."""
+        """Delete the host's agent; one that is deleted already is as good."""
         agent_id = host.kept("agent.json")["agent_id"]
         self._again("DELETE", f"{self.env}/agents/{agent_id}", fine=(204, 404))
         self.hosts.remove(host)
@@ -282,11 +288,11 @@ class Journey:
         self._again("DELETE", f"{self.project_path}?force=true", fine=(202, 204, 404))
         deadline = time.monotonic() + PATIENCE
         while self._left()["environment"]:
-            # whoever ran it may be dead by now: its next turn would come by itself within a minute
+            # the process that ran it may be dead by now: its next turn would come by itself within a minute
             self.stack.look_into("run_chore", name="tree_purge")
             assert time.monotonic() < deadline, self._left()
             time.sleep(0.5)
-        self.gone = True
+        self.deleted = True
 
     def _left(self) -> dict[str, Any]:
         left: dict[str, Any] = self.stack.look_into(
@@ -323,30 +329,30 @@ class Journey:
     # --- the end ---
 
     def settle(self) -> None:
-        """Wait until nobody has anything to do any more."""
-        if self.gone:
+        """Wait until all work has ended."""
+        if self.deleted:
             return
         until(lambda: not self.stack.look_into("busy", environment_id=self.environment), PATIENCE)
         until(lambda: all(not host.kept("outbox.json") for host in self.hosts), PATIENCE)
         self.until(
             lambda: all(
-                row["status"] != "online" or row["running"] == self._says(row["name"])
+                row["status"] != "online" or row["running"] == self._active(row["name"])
                 for row in self.alice.get(f"{self.env}/agents")["results"]
             )
         )
 
-    def _says(self, name: str) -> Any:
+    def _active(self, name: str) -> Any:
         return next(host.kept("active.json") for host in self.hosts if host.name == name)
 
     def snapshot(self) -> dict[str, Any]:
         """The state of all that this journey touched: the control plane's, and each host's."""
-        if self.gone:
+        if self.deleted:
             return self._left()
         numbers = {pk: n for n, pk in enumerate(self.deployments)}
         rank = lambda pk: None if pk is None else numbers.get(pk, -1)  # noqa: E731
         stored = json.dumps(self.stack.look_into("snapshot", environment_id=self.environment))
         return {
-            # what an agent said may name a folder of its own
+            # what an agent reported may name a folder of its own
             **json.loads(stored.replace(str(self.stack.home / self.name), "…")),
             "hosts": {host.name: host.snapshot(rank) for host in self.hosts},
         }

@@ -17,7 +17,7 @@ def author(j: Journey) -> None:
 
 def abandoned(j: Journey) -> None:
     """The whole worker dies with a job in hand; the next one takes it back and does it."""
-    j.stack.points.arm("jobs.take.after_commit", action="pause")
+    j.stack.points.arm("jobs.begin.after_commit", action="pause")
     draft = j.draft()
     until(j.stack.points.hit)
     j.stack.worker.pause()
@@ -33,7 +33,7 @@ def deploy(j: Journey) -> None:
 
 
 def rollback(j: Journey) -> None:
-    """A second deployment takes over from the first, and is taken back to it."""
+    """A second deployment takes over from the first, and is rolled back to it."""
     j.host()
     version = j.author()
     j.deploy(version, MASK)
@@ -44,7 +44,7 @@ def rollback(j: Journey) -> None:
 
 
 def stop(j: Journey) -> None:
-    """The only deployment is taken back: nothing shall run any more."""
+    """The only deployment is rolled back: nothing runs any more."""
     j.host()
     only = j.deploy(j.author(), MASK)
     j.act(only, "rollback", "rolling_back", "rolled_back")
@@ -52,7 +52,7 @@ def stop(j: Journey) -> None:
 
 
 def auto_rollback(j: Journey) -> None:
-    """The second deployment can't be started by the host, and is taken back by itself."""
+    """The second deployment can't be started by the host, and is rolled back automatically."""
     j.host()
     version = j.author()
     j.deploy(version, MASK)
@@ -75,8 +75,8 @@ def phased(j: Journey) -> None:
     j.flow()
 
 
-def unwell(j: Journey) -> None:
-    """During the bake the pipeline ends by itself: its host says so, and the rollout is taken back."""
+def unhealthy_agents(j: Journey) -> None:
+    """During the bake time the pipeline can't write any more: its host reports it, and the deployment is rolled back."""
     for name in ("berlin", "lyon"):
         j.host(name)
     phases = [{"percent": 50, "bake_seconds": 60}, {"percent": 100}]
@@ -85,12 +85,12 @@ def unwell(j: Journey) -> None:
     j.activated(asked, 1)
     for host in j.hosts:
         if host.kept("active.json"):
-            host.poison()
+            host.block()
     j.reach(asked, "rolled_back")
 
 
 def expired(j: Journey) -> None:
-    """Nobody decides in time."""
+    """No reviewer decides in time."""
     j.host()
     asked = j.request(j.bundle(j.author(), MASK))
     j.pass_time("approval", j.approval(asked)["id"], "expires_at", "approval_expiry")
@@ -113,7 +113,7 @@ def credential_expired(j: Journey) -> None:
 
 
 def silent(j: Journey) -> None:
-    """The host is away, and its target is given up; when it is back it is told what holds."""
+    """The host is away, and its target is given up; when it is back it gets the current directive."""
     host = j.host()
     version = j.author()
     host.stop()
@@ -174,7 +174,7 @@ def signing_keys(j: Journey) -> None:
 
 
 def deleted(j: Journey) -> None:
-    """The project goes, with more rows than are deleted while somebody waits."""
+    """The project is deleted, with more rows than the request itself deletes."""
     host = j.host()
     j.deploy(j.author(), MASK)
     host.stop()
@@ -183,7 +183,7 @@ def deleted(j: Journey) -> None:
 
 
 def deleted_at_once(j: Journey) -> None:
-    """A small project goes while somebody waits for it."""
+    """A small project is deleted, with its purge in the same request."""
     host = j.host()
     j.deploy(j.author(), MASK)
     host.stop()

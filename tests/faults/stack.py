@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apps.console.management.commands.up import web_command
 from apps.core.processes import die_with_parent
 from apps.runtime.faults import VARIABLE
 from tests.flows.world import ROOT, free_port, fresh_database, until
+from tests.prepared import migrate
 from tests.services import Missing, postgres
 
 LEASE_SECONDS = "1.5"
 
 
 class Points:
-    """The folder in which one process at a time is told where to die."""
+    """The folder that names the point at which one process ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Points:
         draft.replace(self.folder / "armed")
 
     def hit(self) -> dict[str, Any] | None:
-        """Who reached it; None while nobody has."""
+        """The process that reached it; None while none has."""
         with contextlib.suppress(FileNotFoundError):
             found: dict[str, Any] = json.loads((self.folder / "hit").read_text())
             return found
@@ -54,7 +54,7 @@ class Points:
 
 
 class Service:
-    """One process that is started again whenever it ends, as systemd does it, until it is told to stop."""
+    """One process that is started again whenever it ends, as systemd does it, until it is stopped."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.name, self.command, self.environment, self.log = name, command, environment, log
@@ -109,7 +109,7 @@ class Service:
 
 
 class Stack:
-    """A control plane on one database, and a process beside it that looks into that database with the models."""
+    """A control plane on one database, and a process that looks into that database with the models."""
 
     def __init__(self, vendor: str, home: Path, database_url: str | None) -> None:
         self.vendor, self.home = vendor, home
@@ -124,7 +124,6 @@ class Stack:
             "BYTEOR_CLOUD_API_BIND_ADDR": f"127.0.0.1:{port}",
             "BYTEOR_CLOUD_WORKER_BIND_ADDR": f"127.0.0.1:{worker_port}",
             "BYTEOR_CLOUD_JOB_LEASE_SECONDS": LEASE_SECONDS,
-            "BYTEOR_DIE_WITH_PARENT": "1",
             VARIABLE: str(self.points.folder),
         }
         if database_url:
@@ -132,13 +131,15 @@ class Stack:
         self.services: list[Service] = []
         self._watching = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        if not database_url:
+            migrate(self.environment)
         self._inspector = self._open_inspector()
         self.tokens: dict[str, str] = self.look_into("prepare")
         self.org_id = self.tokens["org_id"]
-        self.web = self.serve("web", web_command("127.0.0.1", port))
+        self.web = self.serve("web", ["manage.py", "run_web"])
         self.worker = self.serve("worker", ["manage.py", "run_worker"])
         self._watcher.start()
-        until(self.ready, 60)
+        until(self.ready, 120)
 
     def _open_inspector(self) -> subprocess.Popen[str]:
         environment = {k: v for k, v in self.environment.items() if k != VARIABLE}
@@ -180,10 +181,10 @@ class Stack:
                 service.look()
 
     def ready(self) -> bool:
-        """Does the control plane say that all is well?"""
+        """Does the control plane report that all is well?"""
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=3):
-                return True
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=3) as answer:
+                return bool(json.load(answer)["status"] == "ready")
         except OSError:
             return False
 
@@ -195,12 +196,14 @@ class Stack:
             service.stop()
 
     def log_tail(self, lines: int = 25) -> str:
-        """The end of what every service said, for a case that failed."""
-        said = []
+        """The end of every service's log, for a case that failed."""
+        tails = []
         for path in sorted(self.home.glob("*.log")):
-            told = [line[:600] for line in path.read_text(errors="replace").splitlines() if "readyz" not in line]
-            said += [f"--- {path.name}", *told[-lines:]]
-        return "\n".join(said)
+            lines_of_one = [
+                line[:600] for line in path.read_text(errors="replace").splitlines() if "readyz" not in line
+            ]
+            tails += [f"--- {path.name}", *lines_of_one[-lines:]]
+        return "\n".join(tails)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Every point has a case and every case a point; the machinery does what it says and is not there for hosted profiles."""
+"""Every point has a case and every case a point; the machinery works as described and is absent in hosted profiles."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def test_a_leaked_key_is_taken_out_of_use_while_the_pipeline_runs(tmp_path: Path
         (leaked,) = alice.get(f"{org}/signing-keys")["results"]
         fresh = alice.post(f"{org}/signing-keys", {"reason": "it leaked"})
         followed(2)
-        gone = alice.post(f"{org}/signing-keys/{leaked['kid']}/revoke", {"reason": "it leaked"}, expect=200)
-        assert gone["status"] == "revoked"
+        revoked = alice.post(f"{org}/signing-keys/{leaked['kid']}/revoke", {"reason": "it leaked"}, expect=200)
+        assert revoked["status"] == "revoked"
         followed(3)
         comes_out("card")
         assert [row["id"] for row in alice.get(f"{env}/deployments?needs_redeployment=true")["results"]] == [

@@ -18,14 +18,14 @@ AGENTS, TWELFTH = 30, 11
 ENROLL = """
 import json, os
 from apps.access import tokens
-from apps.agents.authentication import enrollment_principal
+from apps.api.authentication.agents import enrollment_principal
 from apps.agents.services import enroll, usable_token
 token = usable_token(tokens.parse(os.environ["TOKEN"]).sha256, idempotency_key=None)
 for number in range(int(os.environ["AGENTS"])):
     made = enroll(actor=enrollment_principal(token), token=token, name=f"host-{number + 1:02}")
     print(json.dumps({"agent_id": str(made.agent.pk), "api_key": made.api_key.reveal()}))
 """
-"""Past the door, which lets in twenty a minute."""
+"""Past the enrollment limit of twenty a minute."""
 STRATEGY = {
     "type": "phased",
     "phases": [
@@ -52,22 +52,22 @@ class Played:
         return dict(answer)
 
     def obey(self, fails: bool = False) -> None:
-        """Do what it is told, once."""
-        told = self.heartbeat()
-        if told["directive"] == "none" or self.seq == self.done:
+        """Carry out its directive, once."""
+        wanted = self.heartbeat()
+        if wanted["directive"] == "none" or self.seq == self.done:
             return
         self.done = self.seq
-        fails = fails and told["directive"] == "activate"
+        fails = fails and wanted["directive"] == "activate"
         here = f"/agents/{self.id}/deployments"
-        what = {"bundle_sha256": told["bundle_sha256"], "sequence": told["sequence"]}
-        if told["directive"] == "activate":
-            assert self.api.download(f"{here}/{told['deployment_id']}/bundle")
-        done = "rolled_back" if told["directive"] == "rollback" else "activated"
+        what = {"bundle_sha256": wanted["bundle_sha256"], "sequence": wanted["sequence"]}
+        if wanted["directive"] == "activate":
+            assert self.api.download(f"{here}/{wanted['deployment_id']}/bundle")
+        done = "rolled_back" if wanted["directive"] == "rollback" else "activated"
         for status in ("fetched", "verified", "failed" if fails else done):
             body = {"status": status, **what, "reason": "bad_health: exit 3" if status == "failed" else ""}
-            self.api.post(f"{here}/{told['for_deployment_id']}/status", body, expect=200)
+            self.api.post(f"{here}/{wanted['for_deployment_id']}/status", body, expect=200)
         if not fails:
-            self.running = {"deployment_id": told["deployment_id"], **what}
+            self.running = {"deployment_id": wanted["deployment_id"], **what}
 
     @property
     def runs(self) -> str | None:
@@ -109,7 +109,7 @@ def test_the_twelfth_of_thirty_fails(tmp_path: Path) -> None:
             return str(asked["id"])
 
         def play(deployment: str, *ends: str, fails: Played | None = None) -> dict[str, Any]:
-            """Let every agent do what it is told until the deployment is at an end."""
+            """Let every agent carry out its directives until the deployment is at an end."""
 
             def turn() -> dict[str, Any] | None:
                 for agent in agents:
@@ -136,12 +136,12 @@ def test_the_twelfth_of_thirty_fails(tmp_path: Path) -> None:
         events = [(e["from"], e["to"]) for e in alice.get(f"{env}/deployments/{by_itself}/events")["results"]]
         assert events[:3] == [("rolling_back", "rolled_back"), ("failed", "rolling_back"), ("deploying", "failed")]
 
-        # only when told to: what has it keeps it until then
+        # only on a directive: what has it keeps it until then
         by_hand = begin("card:drop", strategy=STRATEGY)
         play(by_hand, "failed", fails=twelfth)
         for agent in agents:
             agent.obey()
-        # its phase may have begun in the middle of a turn: who was not told before the twelfth failed stays
+        # its phase may have begun in the middle of a turn: an agent without a directive before the twelfth failed stays
         assert {agent.runs for agent in agents[:3]} == {by_hand}
         assert {agent.runs for agent in agents[3:15]} <= {by_hand, base}
         assert {agent.runs for agent in [twelfth, *rest]} == {base}
@@ -149,7 +149,7 @@ def test_the_twelfth_of_thirty_fails(tmp_path: Path) -> None:
         play(by_hand, "rolled_back")
         assert {agent.runs for agent in agents} == {base}
 
-        # those of the last phase never heard of either
+        # those of the last phase never had a directive for either
         for deployment in (by_itself, by_hand):
             rows = alice.get(f"{env}/deployments/{deployment}/targets?limit=200")["results"]
             shown = {row["agent_id"]: row for row in rows}

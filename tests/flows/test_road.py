@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.flows.world import ROOT, SPEC, Api, World, config, free_port, running, until
+from tests.lines import json_lines
 
-pytestmark = [pytest.mark.alone, pytest.mark.postgres, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 def deploy(api: Api, env: str, version_id: str, *rules: str) -> dict:
@@ -51,19 +53,20 @@ def feed(hosts: dict[str, Path], number: int) -> None:
 def emitted(home: Path, number: int) -> dict:
     def line() -> dict | None:
         path = home / "data" / "out.jsonl"
-        rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+        rows = json_lines(path)
         return next((row for row in rows if row["id"] == number), None)
 
     found: dict = until(line)
     return found
 
 
-@pytest.fixture
-def world(tmp_path: Path):
-    with running(tmp_path) as found:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running(Path(tmp_path_factory.mktemp("road")), migrated=False) as found:
         yield found
 
 
+@pytest.mark.postgres
 def test_the_main_road(world: World):
     first = world.manage("bootstrap", "--org", "Acme", "--admin", "alice@example.com")
     alice = Api(world.api, first["token"])
@@ -74,7 +77,7 @@ def test_the_main_road(world: World):
     org = f"/orgs/{first['org_id']}"
     project, sibling = (alice.post(f"{org}/projects", {"name": name}) for name in ("Shop", "Sibling"))
     environment = alice.post(f"{org}/projects/{project['id']}/environments", {"name": "Staging", "posture": "staging"})
-    beside = alice.post(f"{org}/projects/{sibling['id']}/environments", {"name": "Dev", "posture": "dev"})
+    other_environment = alice.post(f"{org}/projects/{sibling['id']}/environments", {"name": "Dev", "posture": "dev"})
     env = f"{org}/projects/{project['id']}/environments/{environment['id']}"
     token = alice.post(f"{env}/enrollment-tokens", {"max_uses": 2})["token"]
     hosts = {name: world.agent(name, f"{world.api}{env}", token) for name in ("berlin", "lyon")}
@@ -145,29 +148,28 @@ def test_the_main_road(world: World):
     assert alice.call("GET", env)[0] == 404
     assert Api(world.api, key).call("GET", f"/agents/{agent_id}/deployment?wait=0&after=0")[0] == 401
     assert Api(world.api, token).call("POST", f"{env}/agents", {})[0] in (401, 404)
-    assert alice.get(f"{org}/projects/{sibling['id']}/environments/{beside['id']}")["name"] == "Dev"
+    assert alice.get(f"{org}/projects/{sibling['id']}/environments/{other_environment['id']}")["name"] == "Dev"
     feed(hosts, 4)
     for home in hosts.values():
         assert emitted(home, 4)["email"] == "a**********.com"
 
 
-def test_health_install_and_a_clean_end(tmp_path: Path):
-    with running(tmp_path) as world:
-        with urllib.request.urlopen(f"{world.url}/healthz", timeout=5) as answer:
-            assert json.load(answer) == {"status": "ok"}
-        with urllib.request.urlopen(f"{world.url}/readyz", timeout=5) as answer:
-            checks = json.load(answer)["checks"]
-        assert {"database", "migrations", "cache", "storage", "worker"} <= set(checks)
-        with urllib.request.urlopen(f"{world.url}/metrics", timeout=5) as answer:
-            assert b"byteor_agents" in answer.read()
-        with urllib.request.urlopen(f"{world.url}/install/byteor-agent.pyz", timeout=5) as answer:
-            digest = hashlib.sha256(answer.read()).hexdigest()
-        request = urllib.request.Request(f"{world.url}/install.sh", headers={"Host": "localhost"})
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            script = answer.read().decode()
-        assert digest in script
-        assert world.url in script
-        assert subprocess.run(["sh", "-n"], input=script.encode(), check=False).returncode == 0
+def test_health_readiness_metrics_and_install(world: World) -> None:
+    with urllib.request.urlopen(f"{world.url}/healthz", timeout=5) as answer:
+        assert json.load(answer) == {"status": "ok"}
+    with urllib.request.urlopen(f"{world.url}/readyz", timeout=5) as answer:
+        checks = json.load(answer)["checks"]
+    assert {"database", "migrations", "cache", "storage", "worker"} <= set(checks)
+    with urllib.request.urlopen(f"{world.url}/metrics", timeout=5) as answer:
+        assert b"byteor_agents" in answer.read()
+    with urllib.request.urlopen(f"{world.url}/install/byteor-agent.pyz", timeout=5) as answer:
+        digest = hashlib.sha256(answer.read()).hexdigest()
+    request = urllib.request.Request(f"{world.url}/install.sh", headers={"Host": "localhost"})
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        script = answer.read().decode()
+    assert digest in script
+    assert world.url in script
+    assert subprocess.run(["sh", "-n"], input=script.encode(), check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,9 @@ from typing import Any
 
 import psycopg
 
+from tests.prepared import migrate
+from tests.services import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SPEC = """\
@@ -31,21 +33,20 @@ single_ring.stages.0.op=dataguard_redact
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """`what()` as soon as it is true; AssertionError after `seconds`."""
+    """`what()` as soon as it is true; AssertionError after `seconds`.
+
+    It is asked less often the longer it takes: asking costs the processor that what is waited for needs.
+    """
     deadline = time.monotonic() + seconds
+    pause = 0.05
     while True:
         value = what()
         if value:
             return value
         assert time.monotonic() < deadline, f"did not come true in {seconds} s: {what}"
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(pause * 1.25, 0.3)
 
 
 def config(*rules: str) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class World:
 
 @contextlib.contextmanager
 def fresh_database(given: str) -> Iterator[str]:
-    """The URL of a database of its own beside the `given` one."""
+    """The URL of a database of its own on the server of the `given` one."""
     name = f"byteor_flow_{secrets.token_hex(6)}"
     with psycopg.connect(given, autocommit=True) as server:
         server.execute(f"CREATE DATABASE {name}")
@@ -156,8 +157,11 @@ def fresh_database(given: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running(home: Path, *arguments: str) -> Iterator[World]:
-    """`manage.py up` on free ports; on PostgreSQL and Redis when the test run names them. Ended on the way out."""
+def running(home: Path, *arguments: str, migrated: bool = True) -> Iterator[World]:
+    """`manage.py up` on free ports; on PostgreSQL and Redis when the test run names them. Ended on the way out.
+
+    On SQLite its database is `migrated` already, unless the test is about a first start.
+    """
     port, worker_port = free_port(), free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("BYTEOR_CLOUD_", "DJANGO_"))}
     environment |= {
@@ -171,6 +175,8 @@ def running(home: Path, *arguments: str) -> Iterator[World]:
             fresh = stack.enter_context(fresh_database(given))
             environment["BYTEOR_CLOUD_DATABASE_URL"] = fresh
             environment["BYTEOR_CLOUD_REDIS_URL"] = os.environ.get("BYTEOR_CLOUD_REDIS_URL", "")
+        elif migrated:
+            migrate(environment)
         log = (home / "up.log").open("wb")
         process = subprocess.Popen(
             [sys.executable, "manage.py", "up", *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log
@@ -180,13 +186,13 @@ def running(home: Path, *arguments: str) -> Iterator[World]:
         def ready() -> bool:
             assert process.poll() is None, (home / "up.log").read_text()
             try:
-                with urllib.request.urlopen(f"{world.url}/readyz", timeout=2):
-                    return True
+                with urllib.request.urlopen(f"{world.url}/readyz", timeout=10) as answer:
+                    return bool(json.load(answer)["status"] == "ready")
             except OSError:
                 return False
 
         try:
-            until(ready, 60)
+            until(ready, 120)
             yield world
         finally:
             for child in [*world.children, process]:

@@ -1,4 +1,4 @@
-"""The job machine, leases, retries, turns, chores. Real worker processes are in tests/recovery."""
+"""The states of a job, leases, retries, fairness, chores. Real worker processes are in tests/recovery."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from apps.core.ids import new_id
 from apps.jobs import chores, registry, runner
 from apps.jobs.models import Chore, Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError
-from apps.jobs.services import complete_in_transaction, enqueue, finish, finish_and_take, release_expired, take_job
-from apps.jobs.services.table import FREE, next_due
+from apps.jobs.services import Claimed, claim_jobs, complete_in_transaction, enqueue, finish, release_expired, take_job
+from apps.jobs.services.claims import NO_LEASE
 from tests.support import in_threads
 
 pytestmark = pytest.mark.django_db
@@ -177,7 +177,7 @@ def test_a_lease_that_ran_out_is_an_attempt_that_failed_and_its_late_end_is_fenc
     for late in (lambda: finish(run, "late"), lambda: run.progress(5), run.ensure_lease):
         with pytest.raises(LeaseLost):
             late()
-    assert runner.perform(run) == "lost"
+    assert runner.run_attempt(run) == "lost"
     with time_machine.travel(clock.now() + dt.timedelta(seconds=40)):
         runner.drain()
     job.refresh_from_db()
@@ -215,7 +215,7 @@ def test_a_single_worker_lets_tenants_take_turns_however_long_ones_queue_is(tena
     while len(order) < 8:
         run = take_job()
         order.append(run.organization_id)
-        runner.perform(run)
+        runner.run_attempt(run)
     mine, other = tenant.organization.pk, tenant.other_organization.pk
     assert order in ([mine, other] * 3 + [mine, mine], [other, mine] * 3 + [mine, mine])
 
@@ -233,18 +233,18 @@ def test_the_database_itself_refuses_a_second_job_in_one_place(tenant):
 @pytest.mark.postgres
 def test_what_is_due_later_is_left_alone_and_known(tenant):
     now = clock.now()
-    assert next_due(now) is None
+    assert claim_jobs(cluster=None, at_most=1) == Claimed([], 1, None)
     place = {"organization_id": tenant.organization.pk, "environment_id": None, "subject_id": new_id()}
     enqueue(type="test", **place, run_at=now + dt.timedelta(minutes=5))
     enqueue(type="test", **place, run_at=now + dt.timedelta(minutes=2))
-    assert take_job() is None
-    assert abs((next_due(now) - now).total_seconds() - 120) < 0.01
+    found = claim_jobs(cluster=None, at_most=1)
+    assert (found.claims, found.free) == ([], 1)
+    assert abs((found.next_due - now).total_seconds() - 120) < 0.01
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("do", ["", "fail"])
 def test_every_way_an_attempt_goes_is_a_move_of_the_transition_table(tenant, do):
-    """Taking and completing are statements of their own: what they write is what `advance` would."""
     job = queued(tenant, do=do)
     while runner.drain():
         pass
@@ -252,24 +252,8 @@ def test_every_way_an_attempt_goes_is_a_move_of_the_transition_table(tenant, do)
     for source, target in JobAttempt.objects.filter(job=job).values_list("from_status", "to_status"):
         assert target in legal[source] or source == target == "retrying"
     job.refresh_from_db()
-    assert [getattr(job, name) for name in FREE] == [None] * len(FREE)
+    assert [getattr(job, name) for name in NO_LEASE] == [None] * len(NO_LEASE)
     assert not job.attempt_running
-
-
-@pytest.mark.postgres
-def test_finishing_and_taking_the_next_are_one_step_and_a_lost_lease_costs_the_next_nothing(tenant):
-    first, second, third = queued(tenant), queued(tenant), queued(tenant)
-    run = take_job()
-    assert run.job_id == first.pk
-    ours, following = finish_and_take(run, "well")
-    assert (ours, following.job_id) == (True, second.pk)
-    with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
-        release_expired()
-        ours, last = finish_and_take(following, "late")
-    assert (ours, last.job_id) == (False, third.pk)
-    assert dict(Job.objects.values_list("pk", "status")) == {
-        first.pk: "completed", second.pk: "retrying", third.pk: "running"
-    }  # fmt: skip
 
 
 @pytest.mark.postgres

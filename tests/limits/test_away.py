@@ -1,4 +1,4 @@
-"""The cache that counts tries is away: what would let somebody in is closed, all else goes on."""
+"""While the counting cache is unavailable, requests that would grant access are refused and all others are served."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from apps.core.errors import Unavailable
 from apps.limits import services as limits
 from tests.flows.world import free_port
 
+ATTEMPT = limits.LoginAttempt(address="127.0.0.1", account="a@example.com")
+
 
 @pytest.fixture(autouse=True)
-def _nobody_counts(settings) -> None:
+def _cache_unavailable(settings) -> None:
     nowhere = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": f"redis://127.0.0.1:{free_port()}/0",
@@ -21,17 +23,18 @@ def _nobody_counts(settings) -> None:
     settings.CACHES = {**settings.CACHES, "limits": nowhere}
 
 
-def test_sign_in_and_enrollment_are_closed() -> None:
-    for door in (
-        lambda: limits.check_login(address="127.0.0.1", account="a@example.com"),
-        lambda: limits.check_enrollment(uuid.uuid4()),
+def test_sign_in_and_enrollment_are_refused() -> None:
+    for attempt in (
+        lambda: limits.check_login(ATTEMPT),
+        lambda: limits.check_link_form("127.0.0.1"),
+        lambda: limits.check_enrollment(uuid.uuid4(), uuid.uuid4()),
     ):
         with pytest.raises(Unavailable) as refused:
-            door()
+            attempt()
         assert (refused.value.code, refused.value.headers["Retry-After"]) == ("throttle_unavailable", "2")
 
 
-def test_what_is_refused_anyway_is_refused_as_ever_and_a_sign_in_that_was_let_in_is_not_undone() -> None:
+def test_other_refusals_keep_their_error_and_a_successful_sign_in_stays() -> None:
     limits.check_failed_auth("127.0.0.1")
     limits.check_bad_enrollment("127.0.0.1", uuid.uuid4())
-    limits.login_succeeded(address="127.0.0.1", account="a@example.com")
+    limits.login_succeeded(ATTEMPT)

@@ -37,7 +37,7 @@ def test_they_hold_after_an_ordinary_road(road: World) -> None:
     invariants.check(at_rest=True)
 
 
-BREAKS: dict[str, tuple[str, str]] = {  # rule: (how it is broken, what is said then)
+BREAKS: dict[str, tuple[str, str]] = {  # rule: (how it is broken, the message then)
     "every_state_of_a_deployment": (
         "DELETE FROM deployments_deploymentevent WHERE to_status = 'deploying'",
         "has a gap between building and deploying",
@@ -58,12 +58,12 @@ BREAKS: dict[str, tuple[str, str]] = {  # rule: (how it is broken, what is said 
     ),
     "cap": ("UPDATE tenancy_environment SET max_in_flight_deployments = 1", "let in"),
     "sequences": ("UPDATE deployments_deployment SET sequence = -sequence", "was numbered"),
-    "nobody_waits": (
+    "awaited_build": (
         "UPDATE deployments_deployment SET status = 'building' WHERE status = 'denied'",
         "nobody builds it",
     ),
     "kept": ("DELETE FROM blobs_storedblob", "a bundle that is not kept"),
-    "told": ("UPDATE deployments_deployment SET status = 'denied' WHERE status = 'active'", "which is denied"),
+    "directive": ("UPDATE deployments_deployment SET status = 'denied' WHERE status = 'active'", "which is denied"),
     "current": ("UPDATE tenancy_environment SET current_deployment_id = NULL", "names None as current"),
     "audit": ("UPDATE audit_auditevent SET actor_name = 'nobody' WHERE seq = 3", "its content was changed"),
     "held": ("UPDATE jobs_job SET attempt_running = true", "still leased"),
@@ -81,12 +81,12 @@ def unguarded() -> None:
 
 def test_each_notices_what_it_is_for(road: World, unguarded: None) -> None:
     unnoticed = {}
-    for rule, (sql, said) in BREAKS.items():
+    for rule, (sql, message) in BREAKS.items():
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute(sql)
             found = invariants.violations(at_rest=True)
-            if not any(said in problem for problem in found):
+            if not any(message in problem for problem in found):
                 unnoticed[rule] = found
             transaction.set_rollback(True)
     assert not unnoticed
@@ -94,7 +94,7 @@ def test_each_notices_what_it_is_for(road: World, unguarded: None) -> None:
 
 
 def test_they_notice_what_only_the_history_shows(road: World, monkeypatch: Any) -> None:
-    """A second deployment that began before the first had settled, a build that nobody approved, a job that nobody has."""
+    """A second deployment that began before the first had settled, a build that was not approved, a job that no worker has."""
     read: Callable[[invariants.Snapshot], list[invariants.Step]] = invariants.Snapshot.steps.func  # type: ignore[attr-defined]
 
     def settled_late(world: invariants.Snapshot) -> list[invariants.Step]:

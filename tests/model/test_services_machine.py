@@ -1,5 +1,5 @@
 """Random walks over the real services through HTTP, with workers that are killed, clocks that jump, keys that change, and
-agents that check what they are given by the agents' own code; after each step every invariant holds, and in the end everybody
+agents that check what they are given by the agents' own code; after each step every invariant holds, and in the end all of them
 comes to rest.
 
 `BYTEOR_MODEL_EXAMPLES=300` walks longer (ten walks take about twenty seconds on one core).
@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 from apps.approvals import services as approvals
 from apps.core import clock
 from apps.deployments.models import Deployment, Target
-from apps.deployments.services import build, sweep_bakes, sweep_timeouts
-from apps.jobs.runner import perform
+from apps.deployments.services import builds, end_due_bakes, time_out_silent_targets
+from apps.jobs.runner import run_attempt
 from apps.jobs.services import release_expired, take_job
 from apps.runtime import trust
 from tests import invariants
@@ -47,7 +47,7 @@ REFUSED = (409, 403, 422, 429)
 class ModelAgent(Host):
     """A host that follows key sets, and runs nothing but what it verified."""
 
-    told: list[trust.Directive]
+    directives: list[trust.Directive]
 
     def follow_keys(self) -> None:
         answer = self.http.get(f"/agents/{self.id}/signing-keys?after={self.keys.version}")
@@ -57,7 +57,7 @@ class ModelAgent(Host):
     def heartbeat(self, health: dict[str, Any] | None = None) -> trust.Directive:
         self.follow_keys()
         directive = super().heartbeat(health)
-        self.told.append(directive)
+        self.directives.append(directive)
         return directive
 
     def obey(self, *, fail: bool) -> None:
@@ -108,7 +108,7 @@ class Services(RuleBasedStateMachine):
         self.world.hosts = []
         for host in self.base.hosts:
             agent = ModelAgent.__new__(ModelAgent)
-            agent.__dict__.update(host.__dict__, world=self.world, reported=[], told=[])
+            agent.__dict__.update(host.__dict__, world=self.world, reported=[], directives=[])
             self.world.hosts.append(agent)
         self.made: list[str] = [
             self.world.request(BUNDLES[0]),
@@ -172,7 +172,7 @@ class Services(RuleBasedStateMachine):
 
     @precondition(lambda self: self.made)
     @rule(data=st.data(), verb=st.sampled_from(["rollback", "cancel", "revoke"]))
-    def take_back(self, data: Any, verb: str) -> None:
+    def cancel_or_roll_back(self, data: Any, verb: str) -> None:
         made = self._pick(data)
         answer = self.world.decide(made, "revoke") if verb == "revoke" else self.world.act(made, verb)
         assert answer.status_code in (200, *REFUSED), answer.content
@@ -192,14 +192,14 @@ class Services(RuleBasedStateMachine):
         answer = alice.post(keys, {})
         assert answer.status_code in (201, 409), answer.content
         if revoke and answer.status_code == 201:
-            gone = alice.post(f"{keys}/{former[0]}/revoke", {"reason": "stolen"})
-            assert gone.status_code == 200, gone.content
+            answer = alice.post(f"{keys}/{former[0]}/revoke", {"reason": "stolen"})
+            assert answer.status_code == 200, answer.content
 
     @precondition(lambda self: len(self.world.hosts) == 3)
     @rule()
     def remove_an_agent(self) -> None:
-        gone = self.world.hosts.pop()
-        assert self.world.bob.delete(f"{self.world.path}/agents/{gone.id}?force=true").status_code == 204
+        removed = self.world.hosts.pop()
+        assert self.world.bob.delete(f"{self.world.path}/agents/{removed.id}?force=true").status_code == 204
 
     # --- workers and clocks ----------------------------------------------------------------------------------------
 
@@ -207,18 +207,18 @@ class Services(RuleBasedStateMachine):
     def work(self) -> None:
         run = take_job()
         if run is not None:
-            assert perform(run) in ("completed", "failed", "lost")
+            assert run_attempt(run) in ("completed", "failed", "lost")
 
     @rule(how_far=st.integers(0, 2))
     def a_worker_is_killed(self, how_far: int) -> None:
-        """It took a job, began the build, or had the archive: then nothing more is heard of it, and its lease runs out."""
+        """It took a job, began the build, or had the archive: then it is silent, and its lease runs out."""
         run = take_job()
         if run is None or run.environment_id is None or run.type != "deploy_bundle_build":
             return
         if how_far:
-            work = build.start_build(deployment_id=run.subject_id, environment_id=run.environment_id)
-            if how_far == 2 and isinstance(work, build.Work):
-                build.make_archive(work)
+            work = builds.start_build(deployment_id=run.subject_id, environment_id=run.environment_id)
+            if how_far == 2 and isinstance(work, builds.Work):
+                builds.make_archive(work)
 
     @rule(seconds=st.sampled_from([1, 31, 61, 61, 700, 9 * 3600, 25 * 3600]))
     def time_passes(self, seconds: int) -> None:
@@ -228,9 +228,9 @@ class Services(RuleBasedStateMachine):
     def chores(self) -> None:
         now = clock.now()
         approvals.expire_due(now)
-        approvals.tell_expired_credentials(now)
-        sweep_timeouts(now)
-        sweep_bakes(now)
+        approvals.notify_expired_credentials(now)
+        time_out_silent_targets(now)
+        end_due_bakes(now)
         release_expired()
 
     # --- agents ----------------------------------------------------------------------------------------------------
@@ -240,16 +240,16 @@ class Services(RuleBasedStateMachine):
     def an_agent_obeys(self, data: Any, fail: bool) -> None:
         data.draw(st.sampled_from(self.world.hosts)).obey(fail=fail)
 
-    @precondition(lambda self: any(host.told for host in self.world.hosts))
+    @precondition(lambda self: any(host.directives for host in self.world.hosts))
     @rule(
         data=st.data(),
         status=st.sampled_from(["fetched", "verified", "activated", "failed", "rolled_back", "stopped"]),
         times=st.integers(1, 2),
     )
-    def an_agent_says_what_it_was_told_once(self, data: Any, status: str, times: int) -> None:
+    def an_agent_reports_on_an_earlier_directive(self, data: Any, status: str, times: int) -> None:
         """Late, repeated, or not true: taken while it is still wanted, else refused."""
-        agent = data.draw(st.sampled_from([host for host in self.world.hosts if host.told]))
-        directive = data.draw(st.sampled_from(agent.told[-3:]))
+        agent = data.draw(st.sampled_from([host for host in self.world.hosts if host.directives]))
+        directive = data.draw(st.sampled_from(agent.directives[-3:]))
         if directive.for_deployment_id is not None:
             for _ in range(times):
                 assert agent.report(directive, status) in (200, 404, 409)
@@ -276,14 +276,14 @@ class Services(RuleBasedStateMachine):
                 assert Target.objects.filter(deployment=row, agent_id=agent.id).exists()
 
     def come_to_rest(self) -> None:
-        """Time passes, workers work, agents do as they are told: then nothing is under way any more."""
+        """Time passes, workers work, agents carry out their directives: then nothing is in progress any more."""
         for _ in range(12):
             self.time.shift(700)
             for _ in range(30):
                 run = take_job()
                 if run is None:
                     break
-                perform(run)
+                run_attempt(run)
             self.chores()
             for agent in self.world.hosts:
                 agent.obey(fail=False)
@@ -296,7 +296,7 @@ class Services(RuleBasedStateMachine):
         for _ in range(30):
             run = take_job()
             if run is not None:
-                perform(run)
+                run_attempt(run)
         invariants.check(at_rest=True)
         for agent in self.world.hosts:
             directive = agent.heartbeat()
@@ -313,7 +313,7 @@ def test_random_walks_break_no_invariant_and_come_to_rest(tenant: Any) -> None:
     world.enroll(3)
     BUNDLES[:] = [world.bundle(f"f{n}:drop") for n in range(4)]
     while (run := take_job()) is not None:
-        perform(run)
+        run_attempt(run)
     for who in ("alice", "bob", "carol"):
         world.caller(who)
     Services.base, Services.start = world, clock.now() + dt.timedelta(seconds=1)

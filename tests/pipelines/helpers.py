@@ -1,4 +1,4 @@
-"""Drafts, versions and jobs, made and run through their doors."""
+"""Drafts, versions and jobs, made and run through their endpoints."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from django.db import DatabaseError, IntegrityError, connection, models, transac
 from apps.access.roles import Role
 from apps.core.ids import new_id
 from apps.pipelines.models import FrozenError, PipelineDraft, PipelineVersion
-from apps.pipelines.services import Frozen, promote_draft
+from apps.pipelines.services import PromotionResult, promote_draft
 from apps.runtime.spec import compile_spec
 from tests.pipelines.helpers import GOOD, OTHER, WRONG, make_draft, make_version, run_jobs
 from tests.support import Caller, Tenant, caller_for, give_role, in_threads, make_person
@@ -50,7 +50,7 @@ def test_text_that_is_a_version_already_gives_that_version(tenant: Tenant, bob: 
     assert (answer.status_code, answer.json()) == (200, first)
 
 
-def test_a_spec_with_errors_is_not_promoted_and_the_answer_says_why(tenant: Tenant, bob: Caller) -> None:
+def test_a_spec_with_errors_is_not_promoted_and_the_answer_states_why(tenant: Tenant, bob: Caller) -> None:
     draft = make_draft(bob, tenant, WRONG).json()
     answer = bob.post(f"{tenant.path()}/drafts/{draft['id']}/promote")
     assert answer.status_code == 422
@@ -77,7 +77,7 @@ def test_promote_preview_take_no_fields(body: Any, tenant: Tenant, bob: Caller) 
     assert bob.post(f"{path}/promote", body).status_code == bob.post(f"{path}/preview", body).status_code == 400
 
 
-def test_a_preview_says_it_all_and_stores_nothing(tenant: Tenant, bob: Caller) -> None:
+def test_a_preview_is_complete_and_stores_nothing(tenant: Tenant, bob: Caller) -> None:
     make_version(bob, tenant)
     draft = make_draft(bob, tenant, OTHER)
     path = f"{tenant.path()}/drafts/{draft.json()['id']}"
@@ -117,7 +117,7 @@ def test_no_method_changes_a_version(method: str, tenant: Tenant) -> None:
     version = make_version(alice, tenant)
     for end in ("", "/spec", "/diff"):
         answer = alice.raw(method, f"{tenant.path()}/versions/{version['id']}{end}", b'{"name":"x"}', HTTP_IF_MATCH="*")
-        assert answer.status_code == 405
+        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert alice.get(f"{tenant.path()}/versions/{version['id']}").json() == version
 
 
@@ -192,7 +192,7 @@ def test_a_diff_is_against_what_the_caller_may_see(tenant: Tenant, bob: Caller) 
     assert bob.get(f"{path}?against={prod['id']}").json()["against"] == prod
 
 
-def test_a_copy_is_the_same_version_and_says_where_it_came_from(tenant: Tenant, bob: Caller) -> None:
+def test_a_copy_is_the_same_version_and_names_its_source(tenant: Tenant, bob: Caller) -> None:
     make_version(bob, tenant, OTHER, env=tenant.staging)
     one = make_version(bob, tenant)
     path = f"{tenant.path()}/versions/{one['id']}/copy"
@@ -250,6 +250,6 @@ def test_racing_promotions_number_without_gaps_or_doubles(tenant: Tenant) -> Non
     texts = [GOOD, GOOD, OTHER, OTHER, GOOD.replace("redact-orders", "third")]
     drafts = [uuid.UUID(make_draft(bob, tenant, text).json()["id"]) for text in texts]
     results = in_threads(*[lambda d=d: promote_draft(actor=actor, scope=scope, draft_id=d) for d in drafts])
-    assert all(isinstance(item, Frozen) for item in results), results
+    assert all(isinstance(item, PromotionResult) for item in results), results
     assert sum(item.created for item in results) == 3
     assert sorted(PipelineVersion.objects.values_list("number", flat=True)) == [1, 2, 3]

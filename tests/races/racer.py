@@ -1,6 +1,6 @@
 """One racing process: a Django of its own on the database under test, its requests sent from threads at one moment.
 
-Reads a race (a JSON line: a list of calls) from standard input, says `ready`, waits for the line `go`, makes every call in
+Reads a race (a JSON line: a list of calls) from standard input, prints `ready`, waits for the line `go`, makes every call in
 a thread with a connection of its own, all at once, and answers with a JSON line of results in order. Ends with its input.
 
 A call is `{"method", "path", "body"?, "token", "headers"?}`: a request through all middlewares, or `{"do": name}`: a thing that
@@ -43,9 +43,9 @@ def _release() -> int:
 
 def _time_out() -> int:
     from apps.core import clock
-    from apps.deployments.services import sweep_timeouts
+    from apps.deployments.services import time_out_silent_targets
 
-    return sweep_timeouts(clock.now())
+    return time_out_silent_targets(clock.now())
 
 
 DOES: dict[str, Callable[[], int]] = {
@@ -69,10 +69,10 @@ def make(call: dict[str, Any], shift: Callable[[float], None]) -> dict[str, Any]
     answer = caller._json(call["method"], call["path"], call.get("body"), call.get("headers") or {})
     body = b"".join(answer.streaming_content) if answer.streaming else answer.content
     try:
-        said = json.loads(body) if body else None
+        content = json.loads(body) if body else None
     except ValueError:
-        said = None
-    return {"status": answer.status_code, "body": said, "headers": dict(answer.headers)}
+        content = None
+    return {"status": answer.status_code, "body": content, "headers": dict(answer.headers)}
 
 
 def race(calls: list[dict[str, Any]], started: threading.Event, shift: Callable[[float], None]) -> list[Any]:
@@ -101,7 +101,7 @@ def race(calls: list[dict[str, Any]], started: threading.Event, shift: Callable[
         thread.start()
     print("ready", flush=True)
     if sys.stdin.readline() != "go\n":
-        os._exit(1)  # whoever set this up is gone
+        os._exit(1)  # the process that started this has ended
     started.set()
     for thread in threads:
         thread.join()

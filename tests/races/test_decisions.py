@@ -38,7 +38,7 @@ def votes(world: World, made: str, callers: list[Caller], deny_each: int) -> lis
     ]
 
 
-def judge(world: World, made: str) -> str:
+def apply_target_progress(world: World, made: str) -> str:
     """What must hold of one approval after its race; its outcome."""
     row = world.row(made)
     approval = Approval.objects.get(pk=row.approval_id)
@@ -68,14 +68,14 @@ def test_fifty_decide_while_the_window_closes(request: pytest.FixtureRequest, ra
         made = world.request(world.bundle(f"f{round_}:drop"), [world.hosts[0]])
         sweeps = [{"do": "expire", "wait": 0.1}, {"do": "expire", "wait": 0.2}] if closes else []
         answers = racers.race(*votes(world, made, callers, 3), *sweeps, everywhere=closes)[:PEOPLE]
-        outcome = judge(world, made)
+        outcome = apply_target_progress(world, made)
         outcomes.append(outcome)
-        said = statuses(answers)
-        assert set(said) <= {200, 409}, said
+        counts = statuses(answers)
+        assert set(counts) <= {200, 409}, counts
         needed = Approval.objects.get(pk=world.row(made).approval_id).required_approvals
         if outcome == "approved":
-            assert said[200] == needed
-        assert said[200] <= needed
+            assert counts[200] == needed
+        assert counts[200] <= needed
         allowed = {"invalid_transition", "approval_expired"}
         assert {a.code for a in answers if a.status == 409} <= allowed
         if outcome == "approved":
@@ -93,7 +93,7 @@ def test_one_person_many_times_is_one_vote(prod: World, racers: Racers) -> None:
 
 
 def test_a_grant_against_its_withdrawal_and_the_build(staging: World, racers: Racers) -> None:
-    """Approve, the requester's revoke and two workers at once: denied, or handed out and then taken back."""
+    """Approve, the requester's revoke and two workers at once: denied, or handed out and then rolled back."""
     world = staging
     carol = world.tenant.caller("carol")
     outcomes = set()
@@ -103,7 +103,7 @@ def test_a_grant_against_its_withdrawal_and_the_build(staging: World, racers: Ra
         path = f"{world.path}/approvals/{approval['id']}"
         granted, taken, *_ = racers.race(
             post(carol, f"{path}/approve", {"shown_digest": approval["shown_digest"]}),
-            post(world.bob, f"{path}/revoke", wait=wait),
+            post(world.bob, f"{path}/revoke", {"comment": "not now"}, wait=wait),
             *[{"do": "drain", "wait": pause} for pause in (0.02, 0.04, 0.06)],
         )
         assert taken.status == 200

@@ -1,4 +1,4 @@
-"""Opposite moves at one moment: exactly one wins, the others are told, and everybody ends where the events say."""
+"""Opposite moves at one moment: exactly one wins, the others get a conflict, and all ends where the events lead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.races.conftest import Racers, post, statuses
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
 
 
-def saying(host: Host, directive: Directive, status: str, **more: Any) -> dict[str, Any]:
+def status_report(host: Host, directive: Directive, status: str, **more: Any) -> dict[str, Any]:
     """A status report on what `directive` asks for, to be raced."""
     body = {"status": status, "bundle_sha256": directive.bundle_sha256, "sequence": directive.sequence}
     return post(host.http, f"/agents/{host.id}/deployments/{directive.for_deployment_id}/status", body, **more)
@@ -55,7 +55,7 @@ def test_rollbacks_at_once_are_one(dev: World, racers: Racers) -> None:
 
 
 def test_rollback_and_cancel_against_the_last_report(dev: World, racers: Racers) -> None:
-    """Two ways to take it back and the report that completes it, repeated: one of them moves it, and all of it is told."""
+    """Two ways to end it and the report that completes it, repeated: one of them moves it, and every move has its event."""
     world = dev
     for round_ in range(5):
         made = world.request(world.bundle(f"f{round_}:drop"))
@@ -65,16 +65,16 @@ def test_rollback_and_cancel_against_the_last_report(dev: World, racers: Racers)
         path = f"{world.path}/deployments/{made}"
         rolled, cancelled, *reports = racers.race(
             post(world.bob, f"{path}/rollback", wait=0.01 * round_),
-            post(world.caller("carol"), f"{path}/cancel"),
-            *[saying(world.hosts[1], directive, "activated")] * 3,
+            post(world.caller("carol"), f"{path}/cancel", {"reason": "called off"}),
+            *[status_report(world.hosts[1], directive, "activated")] * 3,
         )
         assert {rolled.status, cancelled.status} <= {200, 409}
         assert 200 in (rolled.status, cancelled.status)
         assert (rolled.status, cancelled.status) != (200, 200)
         assert set(statuses(reports)) <= {200, 409}
-        told = [to for _, to, _ in world.moves(made)]
-        assert told.count("rolling_back") == 1
-        assert told.count("active") <= 1
+        reached = [to for _, to, _ in world.moves(made)]
+        assert reached.count("rolling_back") == 1
+        assert reached.count("active") <= 1
         for _ in range(2):
             world.settle()
         assert world.status(made) == "rolled_back"
@@ -82,16 +82,16 @@ def test_rollback_and_cancel_against_the_last_report(dev: World, racers: Racers)
 
 
 def test_every_report_at_once_moves_each_target_once(dev: World, racers: Racers) -> None:
-    """Both agents say everything they could say, in any order and twice, while the clock calls the silent unreachable."""
+    """Both agents send every report they could, in any order and twice, while the clock calls the silent unreachable."""
     world = dev
     for round_ in range(3):
         made = world.request(world.bundle(f"f{round_}:drop"), strategy={"type": "all_at_once", "max_failures": 1})
         world.work()
-        told = [(host, host.heartbeat()) for host in world.hosts]
+        reached = [(host, host.heartbeat()) for host in world.hosts]
         answers = racers.race(
             *[
-                saying(host, directive, status)
-                for host, directive in told
+                status_report(host, directive, status)
+                for host, directive in reached
                 for status in ("activated", "failed", "verified", "fetched", "activated", "stopped")
             ],
             {"do": "time_out"},
@@ -120,10 +120,10 @@ def test_two_that_share_a_target_never_change_it_together(dev: World, racers: Ra
     third = world.request(world.bundle("c:drop"), [one, other])
     path = f"{world.path}/deployments"
     for _ in range(3):
-        told = [(host, host.heartbeat()) for host in world.hosts]
+        reached = [(host, host.heartbeat()) for host in world.hosts]
         racers.race(
             *[{"do": "drain"}] * 3,
-            *[saying(h, d, "activated") for h, d in told if d.for_deployment_id],
+            *[status_report(h, d, "activated") for h, d in reached if d.for_deployment_id],
             *[post(world.bob, f"{path}/{made}/rollback") for made in (first, second, third)],
         )
         invariants.check()
@@ -153,7 +153,7 @@ def test_a_lost_worker_against_the_one_that_takes_over(dev: World, racers: Racer
 
 
 def test_the_end_of_a_build_against_the_end_of_its_last_lease(dev: World, racers: Racers) -> None:
-    """The worker of the last attempt hangs, is given up, and goes on all the same: built, or failed, and nobody waits for ever.
+    """The worker of the last attempt hangs, is given up, and goes on all the same: built, or failed, and nothing waits for ever.
 
     Both hold the environment before the job: in two orders they would lock each other out.
     """
@@ -184,7 +184,7 @@ def test_an_agent_removed_against_what_it_reports(dev: World, racers: Racers) ->
     directive = leaving.heartbeat()
     deleted, *reports = racers.race(
         {"method": "DELETE", "path": f"{world.path}/agents/{leaving.id}?force=true", "token": world.bob.token},
-        *[saying(leaving, directive, "activated")] * 2,
+        *[status_report(leaving, directive, "activated")] * 2,
         post(leaving.http, f"/agents/{leaving.id}/heartbeat", {"status": "x", "version": "1", "key_set_version": 1}),
     )
     assert deleted.status == 204

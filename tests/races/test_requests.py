@@ -69,7 +69,7 @@ def change(caller: Caller, path: str, body: Any, tag: str | None, method: str = 
 
 
 def test_two_edits_with_one_tag(dev: World, racers: Racers) -> None:
-    """Of a draft, an agent and an environment: one is taken, the others are told that it has changed."""
+    """Of a draft, an agent and an environment: one is accepted, the others get the answer that it has changed."""
     alice = dev.tenant.caller("alice")
     draft = dev.bob.post(f"{dev.path}/drafts", {"name": "d", "spec": SPEC})
     for path in (f"{dev.path}/drafts/{draft.json()['id']}", f"{dev.path}/agents/{dev.hosts[0].id}", dev.path):
@@ -165,7 +165,12 @@ def test_a_project_deleted_against_requests_below_it(dev: World, racers: Racers)
             assert there
             assert deleted.code == "deletion_blocked"
             assert len(taken) == 1
-            assert world.caller("bob").post(f"{path}/deployments/{taken[0].body['id']}/cancel", {}).status_code == 200
+            assert (
+                world.caller("bob")
+                .post(f"{path}/deployments/{taken[0].body['id']}/cancel", {"reason": "called off"})
+                .status_code
+                == 200
+            )
             world.hosts.pop()
         else:
             assert deleted.status in (204, 202)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery.plant import Plant, Postgres, Redis, plant
-from tests.services import Missing, without
+from tests.recovery.plant import Plant, plant
+from tests.services import Missing, PostgresServer, RedisServer, without
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
+def postgres_server() -> Iterator[PostgresServer]:
     try:
-        server = Postgres()
+        server = PostgresServer(max_connections=40)
     except Missing as missing:
         without(missing)
     yield server
@@ -22,13 +22,13 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[Redis]:
+def redis_server() -> Iterator[RedisServer]:
     try:
-        server = Redis()
+        server = RedisServer()
     except Missing as missing:
         without(missing)
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 @pytest.fixture(scope="session")
 def on_postgres(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: Postgres, redis_server: Redis
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, redis_server: RedisServer
 ) -> Iterator[Plant]:
     home = Path(tmp_path_factory.mktemp("postgres"))
     urls = {"BYTEOR_CLOUD_DATABASE_URL": postgres_server.url, "BYTEOR_CLOUD_REDIS_URL": redis_server.url}

@@ -1,4 +1,4 @@
-"""A process beside a plant that does in its database what it is told, a line of JSON each: `python -m tests.recovery.hand`."""
+"""A process that carries out commands in a plant's database, a line of JSON each: `python -m tests.recovery.hand`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def main() -> None:
 
     django.setup()
     from django.db import Error, connection, transaction
+    from django_q.models import Schedule
 
     from apps.blobs.models import StoredBlob
-    from apps.blobs.services import put
+    from apps.blobs.services import record_file, store_file
     from apps.blobs.store import store
     from apps.core import clock
     from apps.core.actors import SYSTEM_ACTOR
@@ -26,7 +27,7 @@ def main() -> None:
     from apps.jobs.services import enqueue
     from apps.tenancy.models import Environment, Organization
     from apps.tenancy.services import create_environment, create_organization, create_project
-    from tests.recovery.handlers import TYPE
+    from tests.recovery.handlers import SCHEDULED, TYPE
 
     def prepare() -> dict[str, str]:
         with connection.cursor() as cursor:
@@ -34,6 +35,7 @@ def main() -> None:
         made = [create_organization(actor=SYSTEM_ACTOR, name=name) for name in ("Acme", "Elsewhere")]
         project = create_project(actor=SYSTEM_ACTOR, organization=made[0], name="P")
         create_environment(actor=SYSTEM_ACTOR, project=project, name="dev", posture="dev")
+        Schedule.objects.update(next_run=clock.now() + dt.timedelta(days=1))  # none is due until a test makes it so
         return {"acme": str(made[0].pk), "elsewhere": str(made[1].pk)}
 
     def queue(organization: str, count: int = 1, **payload: Any) -> list[str]:
@@ -71,11 +73,23 @@ def main() -> None:
 
     def blob(size: int) -> str:
         environment = Environment.objects.get(name="dev")
-        return put(environment_id=environment.pk, data=uuid.uuid4().bytes * (size // 16)).sha256
+        stored = store_file(environment_id=environment.pk, data=uuid.uuid4().bytes * (size // 16))
+        with transaction.atomic():
+            return record_file(stored).sha256
 
     def put_off() -> None:
         later = clock.now() + dt.timedelta(days=1)
         Job.objects.filter(status="queued", lease_token=None).update(run_at=later)
+
+    def make_schedule_due() -> dict[str, Any]:
+        environment = Environment.objects.get(name="dev")
+        row = Schedule.objects.get(name=f"{SCHEDULED} {environment.pk}")
+        row.next_run = clock.now()
+        row.save()
+        return {"subject": str(environment.pk), "schedule": row.pk}
+
+    def schedule_is_due(schedule: int) -> bool:
+        return bool(Schedule.objects.filter(pk=schedule, next_run__lte=clock.now()).exists())
 
     def forget_connection() -> None:
         connection.close()
@@ -90,8 +104,11 @@ def main() -> None:
     sqlite = connection.vendor == "sqlite"
     known: dict[str, Any] = {
         f.__name__: f
-        for f in (prepare, queue, both, effects, job, chore, blob, unkept_blobs, forget_connection, put_off)
-    }
+        for f in (
+            prepare, queue, both, effects, job, chore, blob, unkept_blobs, forget_connection, put_off, make_schedule_due,
+            schedule_is_due,
+        )
+    }  # fmt: skip
     known["statuses"] = lambda: Counter(Job.objects.values_list("status", flat=True))
     for line in sys.stdin:
         name, arguments = json.loads(line)

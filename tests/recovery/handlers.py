@@ -11,18 +11,19 @@ from pathlib import Path
 from django.apps import AppConfig
 
 TYPE = "recovery"
+SCHEDULED = "recovery_scheduled"
 STUCK_ENV = "BYTEOR_TEST_STUCK"
 
 
 class RecoveryConfig(AppConfig):
-    """Registers handler and chore."""
+    """Registers handlers, schedule and chore."""
 
     name = "tests.recovery"
 
     def ready(self) -> None:
         from django.db import connection, transaction
 
-        from apps.jobs.registry import JobRun, register_chore, register_handler
+        from apps.jobs.registry import JobRun, register_chore, register_handler, register_schedule
         from apps.jobs.services import complete_in_transaction
 
         def run(run: JobRun) -> None:
@@ -40,7 +41,7 @@ class RecoveryConfig(AppConfig):
                     while True:
                         try:
                             time.sleep(60)
-                        except BaseException:  # deaf to being told that its time is over
+                        except BaseException:  # ignores that its time is over
                             continue
                 case "wait":
                     Path(run.payload["begun"]).write_text(str(os.getpid()))
@@ -51,6 +52,8 @@ class RecoveryConfig(AppConfig):
                 complete_in_transaction(run)
 
         register_handler(TYPE, run, max_attempts=2, base_seconds=0, cap_seconds=0, timeout_seconds=3)
+        register_handler(SCHEDULED, run)
+        register_schedule(SCHEDULED, level="environment", minutes=1440)
         if os.environ.get(STUCK_ENV):
             register_chore("stuck", every_seconds=1, run=stuck, timeout_seconds=1)
 

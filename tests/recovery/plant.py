@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
-import pwd
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
-import redis
-
-from apps.console.management.commands.up import web_command
 from tests.flows.world import ROOT, Api, free_port, until
-from tests.services import Missing
+from tests.prepared import migrate
 
 LEASE_SECONDS = "1.5"
 
 
 class Failed(Exception):
-    """What the hand was told to do went wrong, in its words."""
+    """A command of the hand failed, in its words."""
 
 
 class Hand:
@@ -89,23 +81,22 @@ class Plant:
             "BYTEOR_CLOUD_API_BIND_ADDR": f"127.0.0.1:{port}",
             "BYTEOR_CLOUD_WORKER_BIND_ADDR": f"127.0.0.1:{worker_port}",
             "BYTEOR_CLOUD_JOB_LEASE_SECONDS": LEASE_SECONDS,
-            "BYTEOR_DIE_WITH_PARENT": "1",
             "BYTEOR_TEST_STUCK": str(home / "stuck"),
             "DJANGO_SETTINGS_MODULE": "tests.recovery.settings",
             **environment,
         }
-        self.manage("migrate", "--verbosity", "0")
+        migrate(self.environment)
         self.hand = Hand(self.environment, self.log)
         self.organizations = self.hand("prepare")
         made = json.loads(self.manage("bootstrap", "--org", "Third", "--admin", "a@example.com", "--json"))
         self.api = Api(f"{self.url}/api/v1", made["token"])
         self.org_id = made["org_id"]
         self._processes = [
-            self._start(*web_command("127.0.0.1", port)),
+            self._start("manage.py", "run_web"),
             self._start("manage.py", "run_worker"),
         ]
         self.pids = [process.pid for process in self._processes]
-        until(lambda: self.ready()[0] == 200, 60)
+        until(self.well, 120)
 
     @property
     def worker_pid(self) -> int:
@@ -119,27 +110,26 @@ class Plant:
         with self.log.open("ab") as out:
             return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=self.environment, stdout=out, stderr=out)
 
-    def ready(self, url: str | None = None) -> tuple[int, dict[str, str]]:
-        """Status and checks of `/readyz`; 0 while nobody answers."""
+    def ready(self, url: str | None = None) -> tuple[int, dict[str, Any]]:
+        """HTTP status and body of `/readyz`; 0 while there is no answer."""
         try:
             with urllib.request.urlopen(f"{url or self.url}/readyz", timeout=20) as answer:
-                return answer.status, json.loads(answer.read())["checks"]
+                return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())["checks"]
+            return error.code, json.loads(error.read())
         except OSError:
             return 0, {}
 
     def wrong(self, check: str) -> str:
-        """What `/readyz` says is wrong with `check`; empty when nothing."""
-        status, checks = self.ready()
-        said = checks.get(check, "ok")
-        return "" if said == "ok" or status != 503 else said
+        """What `/readyz` reports as wrong with `check`; empty when nothing."""
+        checks: dict[str, str | None] = self.ready()[1].get("checks", {})
+        return checks.get(check) or ""
 
     def well(self) -> bool:
-        """Whether web and worker say that all is well."""
-        return self.ready()[0] == self.ready(self.worker_url)[0] == 200
+        """Whether web and worker report that all is well."""
+        return all(self.ready(url)[1].get("status") == "ready" for url in (self.url, self.worker_url))
 
-    def said(self, text: str) -> bool:
+    def logged(self, text: str) -> bool:
         """Whether the log holds `text`."""
         return text in self.log.read_text()
 
@@ -173,7 +163,7 @@ class Plant:
             wanted = {"sentinel": 1, "chores": 1, "worker": 2, "monitor": 1, "pusher": 1}
             return found if counts == wanted else None
 
-        whole: dict[str, list[int]] = until(look, 60)
+        whole: dict[str, list[int]] = until(look, 120)
         return whole
 
     def stop(self) -> None:
@@ -195,86 +185,6 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except OSError:
         return []
-
-
-class Postgres:
-    """A PostgreSQL server of our own. Raises Missing."""
-
-    def __init__(self) -> None:
-        found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
-        if not found:
-            raise Missing("postgres: no server is installed that a test could stop")
-        self.programs, self.port = Path(found[-1]), free_port()
-        self.home = Path(tempfile.mkdtemp(prefix="byteor-recovery-pg-"))
-        self._demote: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            user = pwd.getpwnam("postgres")
-            os.chown(self.home, user.pw_uid, user.pw_gid)
-            self._demote = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        self._run("initdb", "-D", str(self.home / "data"), "-U", "postgres", "-A", "trust")
-        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self.start()
-
-    def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
-            [self.programs / program, *arguments],
-            check=True,
-            cwd=self.home,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **self._demote,
-        )
-
-    def start(self) -> None:
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.home} -c max_connections=40"
-        self._run("pg_ctl", "-D", str(self.home / "data"), "-w", "-l", str(self.home / "log"), "-o", options, "start")
-
-    def stop(self, mode: str) -> None:
-        self._run("pg_ctl", "-D", str(self.home / "data"), "-w", "-m", mode, "stop")
-
-    def crowd(self) -> list[psycopg.Connection[Any]]:
-        """Every connection that the server still gives."""
-        crowd: list[psycopg.Connection[Any]] = []
-        with contextlib.suppress(psycopg.OperationalError):
-            while True:
-                crowd.append(psycopg.connect(self.url, autocommit=True, application_name="crowd"))
-        return crowd
-
-    def close(self) -> None:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self.stop("immediate")
-        shutil.rmtree(self.home, ignore_errors=True)
-
-
-class Redis:
-    """A Redis server of our own. Raises Missing."""
-
-    def __init__(self) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            raise Missing("redis: no server is installed that a test could stop")
-        self.program, self.port = program, free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [self.program, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        until(self._answers, 20)
-
-    def _answers(self) -> bool:
-        try:
-            with redis.Redis.from_url(self.url) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=10)
 
 
 @contextlib.contextmanager

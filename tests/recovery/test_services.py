@@ -1,7 +1,8 @@
-"""What the control plane stands on is stopped, killed, overrun and filled: it says so, and recovers by itself."""
+"""What the control plane depends on is stopped, killed, overrun and filled: it reports that, and recovers by itself."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import urllib.error
@@ -9,17 +10,20 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from tests.flows.world import until
-from tests.recovery.plant import Failed, Plant, Postgres, Redis, plant
+from tests.recovery.plant import Failed, Plant, plant
+from tests.services import PostgresServer, RedisServer
 
 pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_postgres_restarts_under_load(on_postgres: Plant, postgres_server: Postgres, mode: str) -> None:
+def test_postgres_restarts_under_load(on_postgres: Plant, postgres_server: PostgresServer, mode: str) -> None:
     here = on_postgres
     until(here.well, 60)
     queued = here.hand("queue", organization="Acme", count=300)
@@ -29,35 +33,44 @@ def test_postgres_restarts_under_load(on_postgres: Plant, postgres_server: Postg
         status, body = here.api.call("GET", "/me")
         assert (status, body["code"]) == (503, "database_unavailable")
         until(lambda: here.ready(here.worker_url)[0] == 503, 30)
-        until(lambda: here.said("the queue can't be read"), 30)
+        until(lambda: here.logged("the queue can't be read"), 30)
     finally:
         postgres_server.start()
     queued += here.hand.tries("queue", organization="Elsewhere", count=5)
     here.all_once(queued, 90)
     until(here.well, 60)
     assert here.api.get("/me")["email"] == "a@example.com"
-    assert here.said('"code": "database_unavailable"')
+    assert here.logged('"code": "database_unavailable"')
 
 
-def test_postgres_has_no_connection_left(on_postgres: Plant, postgres_server: Postgres) -> None:
+def _all_connections(server: PostgresServer) -> list[psycopg.Connection[Any]]:
+    """Every connection that the server still gives."""
+    crowd: list[psycopg.Connection[Any]] = []
+    with contextlib.suppress(psycopg.OperationalError):
+        while True:
+            crowd.append(psycopg.connect(server.url, autocommit=True, application_name="crowd"))
+    return crowd
+
+
+def test_postgres_has_no_connection_left(on_postgres: Plant, postgres_server: PostgresServer) -> None:
     here = on_postgres
     until(here.well, 60)
-    crowd = postgres_server.crowd()
+    crowd = _all_connections(postgres_server)
 
     def pressed() -> bool:
-        """Every connection but the crowd's is ended, and what that frees is the crowd's before anybody else comes."""
+        """Every connection but the crowd's is ended, and the crowd takes what that frees before any other client."""
         crowd[0].execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE backend_type = 'client backend' AND application_name <> 'crowd'"
         )
-        crowd.extend(postgres_server.crowd())
+        crowd.extend(_all_connections(postgres_server))
         status, body = here.api.call("GET", "/me")
         return status == 503 and body["code"] == "database_unavailable" and bool(here.wrong("database"))
 
     try:
         queued = here.hand("queue", organization="Acme", count=3)
         until(pressed, 40)
-        until(lambda: here.said("too many clients"), 30)
+        until(lambda: here.logged("too many clients"), 30)
     finally:
         for connection in crowd:
             connection.close()
@@ -82,7 +95,7 @@ def _sign_in(here: Plant) -> int:
         return error.code
 
 
-def test_redis_stops_and_comes_back(on_postgres: Plant, redis_server: Redis) -> None:
+def test_redis_stops_and_comes_back(on_postgres: Plant, redis_server: RedisServer) -> None:
     """For a few seconds here; the rule is the same for thirty: nothing but throttles is in Redis, and no request waits for it."""
     here = on_postgres
     until(here.well, 60)
@@ -90,6 +103,9 @@ def test_redis_stops_and_comes_back(on_postgres: Plant, redis_server: Redis) -> 
     redis_server.stop()
     try:
         until(lambda: here.wrong("cache"), 30)
+        status, body = here.ready()
+        assert (status, body["status"]) == (200, "degraded")
+        assert "cache" in body["degraded"]
         assert here.wrong("database") == ""
         assert here.api.get("/me")["email"] == "a@example.com"
         here.api.post(f"/orgs/{here.org_id}/projects", {"name": f"Made without {redis_server.port}"})
@@ -98,7 +114,7 @@ def test_redis_stops_and_comes_back(on_postgres: Plant, redis_server: Redis) -> 
         here.api.token, right = "byo_pat_wrong", here.api.token
         assert here.api.call("GET", "/me")[0] == 401
         here.api.token = right
-        assert here.said("the cache that counts tries does not answer")
+        assert here.logged("rate limit cache unavailable")
     finally:
         redis_server.start()
     until(here.well, 60)
@@ -146,13 +162,13 @@ def test_the_disk_of_the_data_directory_fills_up(small_disk: Path, tmp_path: Pat
         refused = [(status, body) for status, body in answers if status != 201]
         assert refused, "four hundred projects found room on a full disk"
         assert {(status, body["code"]) for status, body in refused} == {(507, "storage_full")}
-        assert here.wrong("database") == "the disk of the data directory is full"
-        assert "No space left on device" in here.wrong("storage")
+        until(lambda: here.wrong("database") == "the disk of the data directory is full", 30)
+        until(lambda: "No space left on device" in here.wrong("storage"), 30)
         with pytest.raises(Failed, match=r"No space left|full"):
             here.hand("blob", size=1 << 20)
         assert here.hand("unkept_blobs") == 0
         assert here.api.get("/me")["email"] == "a@example.com"
-        assert here.said('"code": "storage_full"')
+        assert here.logged('"code": "storage_full"')
         kept = {p["slug"] for p in _every(here, path)}
         assert kept == {body["slug"] for status, body in answers if status == 201}
         filler.unlink()

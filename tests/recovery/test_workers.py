@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,28 @@ def test_an_idle_process_that_is_killed_is_replaced_and_what_is_queued_meanwhile
     until(running.well, 30)
 
 
+@pytest.mark.parametrize(
+    ("running", "role"),
+    [("sqlite", "pusher"), ("sqlite", "sentinel"), ("postgres", "worker"), ("postgres", "monitor")],
+    indirect=["running"],
+)
+def test_a_process_that_is_killed_under_load_loses_no_job_and_repeats_no_effect(running: Plant, role: str) -> None:
+    before = running.whole()
+    subjects = running.hand("queue", organization="Acme", count=150)
+    until(lambda: set(subjects) & set(running.hand("effects")))
+    os.kill(before[role][0], signal.SIGKILL)
+    running.all_once(subjects, 90)
+    until(lambda: before[role][0] not in running.whole()[role], 30)
+    until(running.well, 30)
+
+
+def test_a_tenants_schedule_that_is_due_becomes_a_job_once(running: Plant) -> None:
+    made = running.hand("make_schedule_due")
+    running.all_once([made["subject"]], 90)
+    assert not running.hand("schedule_is_due", schedule=made["schedule"])
+    assert running.hand("job", subject=made["subject"])["attempts"] == 1
+
+
 def _age(pid: int) -> float:
     """Seconds since the process began."""
     ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
@@ -63,7 +86,14 @@ def test_web_and_watchdog_that_are_killed_are_started_again_by_up(tmp_path: Path
             return made
 
         second = until(queued, 60)
-        until(lambda: api.get(f"{environment}/drafts/{second['id']}")["status"] == "valid", 60)
+
+        def valid() -> bool:
+            # the worker of the killed server may have taken the draft, and end while it is asked
+            with contextlib.suppress(OSError):
+                return bool(api.get(f"{environment}/drafts/{second['id']}")["status"] == "valid")
+            return False
+
+        until(valid, 60)
         assert not set(before) & set(children_of(world.pid))
 
 
@@ -72,7 +102,7 @@ def test_all_processes_of_the_cluster_killed_at_once_are_replaced(running: Plant
     before = running.whole()
     os.killpg(before["sentinel"][0], signal.SIGKILL)
     running.all_once(running.hand("queue", organization="Acme", count=3))
-    assert running.said("worker cluster ended by itself")
+    assert running.logged("worker cluster ended by itself")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +133,7 @@ def test_a_job_that_poisons_its_worker_dies_after_its_attempts_and_others_go_on(
 
 
 def test_a_worker_that_stood_still_past_its_lease_has_no_effect_when_it_goes_on(running: Plant, tmp_path: Path) -> None:
-    """It is stopped in its handler; another does the job; then it goes on and finds that its lease is gone."""
+    """It is stopped in its handler; another does the job; then it goes on and finds that its lease has ended."""
     begun, go = tmp_path / "begun", tmp_path / "go"
     [subject] = running.hand("queue", organization="Acme", do="wait", begun=str(begun), go=str(go))
     until(lambda: begun.exists() and begun.read_text())
@@ -134,7 +164,7 @@ def test_a_stuck_chore_is_noticed_ended_and_run_again_and_stops_nothing_else(run
     before = running.whole()
     switch.touch()
     try:
-        until(lambda: running.said('"chore": "stuck", "event": "a chore is stuck; its process ends"'), 30)
+        until(lambda: running.logged('"chore": "stuck", "event": "a chore is stuck; its process ends"'), 30)
         running.all_once(running.hand("queue", organization="Acme", count=3))
     finally:
         switch.unlink()

@@ -1,4 +1,7 @@
-"""Graphs that keep every rule, made at random: from a seed, because drawn piece by piece they come out too small to tell much."""
+"""Graphs that keep every rule, of all ops there are, made at random.
+
+They come from a seed, because drawn piece by piece they turn out too small to prove much.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ from random import Random
 
 from hypothesis import strategies as st
 
+from tests.runtime.op_examples import op_texts
 from tests.runtime.specs import Lane, Role, bridge, graph, merge, router, stage
-
-OPS = ("identity", "dataguard_check", "dataguard_redact", "dataguard_fused")
 
 
 class _Building:
@@ -16,6 +18,7 @@ class _Building:
 
     def __init__(self, random: Random) -> None:
         self.random = random
+        self.ops = op_texts()
         self.lanes: list[Lane] = []
         self.kinds: dict[str, str] = {}
         self.roles: dict[str, Role] = {}
@@ -70,7 +73,7 @@ class _Building:
             self.roles[name] = router(policy, rx, *self.targets(self.random.randint(2, 3)), **more)
         elif kind == "stage":
             (rx,) = self.take(1)
-            self.roles[name] = stage(self.random.choice(OPS), rx, self.target(set()))
+            self.roles[name] = stage(self.random.choice(self.ops), rx, self.target(set()))
         else:
             (rx,) = self.take(1)
             self.roles[name] = bridge(rx, self.target(set()))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import tarfile
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import rfc8785
 
 from apps.runtime import trust
 from apps.runtime.bundle import BuiltBundle, BundleInputs, build_bundle
@@ -91,8 +97,10 @@ class Maker:
         built_at_ms: int | None = None,
         spec: str = SPEC,
         config: dict[str, Any] | None = None,
+        place: dict[str, Any] | None = None,
         **wrong: Any,
     ) -> BuiltBundle:
+        """A bundle. `place` replaces facts of its manifest, `wrong` claims of its approval."""
         config = config or {
             "adapters": {
                 "ingress": {"type": "file", "path": "in.jsonl"},
@@ -119,7 +127,7 @@ class Maker:
             sequence=sequence,
             built_at_ms=built_at_ms or now_ms(),
         )
-        return build_bundle(inputs, self.signer)
+        return build_bundle(replace(inputs, **(place or {})), self.signer)
 
     def directive(self, bundle: BuiltBundle | None, seq: int, word: str = "activate", **wrong: Any) -> dict[str, Any]:
         at = now_ms()
@@ -137,3 +145,36 @@ class Maker:
         )
         directive = replace(directive, **wrong)
         return {"envelope": trust.sign_directive(directive, self.signer), "directive": directive.as_dict()}
+
+
+def members(archive: bytes) -> dict[str, bytes]:
+    """The files of a bundle."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+
+
+def packed(files: dict[str, bytes], **changes: Any) -> bytes:
+    """An archive of these files, packed as a bundle is; `changes` are other values of each member's header."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(files):
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.mtime = len(files[name]), 0o644, 0
+            for key, value in changes.items():
+                setattr(info, key, value)
+            tar.addfile(info, io.BytesIO(files[name]))
+    return out.getvalue()
+
+
+def signed_again(files: dict[str, bytes], maker: Maker, change: dict[str, Any]) -> bytes:
+    """An archive of these files, with a manifest of their digests and `change`, signed by a key of the organization."""
+    manifest = {**json.loads(files["manifest.json"]), **change}
+    manifest["files"] = {
+        name: {"sha256": hashlib.sha256(files[name]).hexdigest(), "size": len(files[name])}
+        for name in ("approval.cred", "config.json", "plan.json", "spec.kv")
+    }
+    if "files" in change:
+        manifest["files"] = change["files"]
+    payload = rfc8785.dumps({name: value for name, value in manifest.items() if value is not ...})
+    envelope = trust.sign_envelope(payload, trust.PAYLOAD_MANIFEST, [maker.signer])
+    return packed({**files, "manifest.json": payload, "manifest.dsse.json": rfc8785.dumps(envelope)})

@@ -1,4 +1,4 @@
-"""`docs/keys.md` works as it is written: its commands are run, in their order, against the real API."""
+"""The commands of `docs/keys.md`, run in their order, work against the real API."""
 
 from __future__ import annotations
 

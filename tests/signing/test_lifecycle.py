@@ -1,4 +1,4 @@
-"""Rotating, retiring and revoking over HTTP; the chain of key sets that comes of it; two at once."""
+"""Rotating, retiring and revoking over HTTP, the chain of key sets, and concurrent calls."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from django.db import IntegrityError, connection, transaction
 from apps.access.roles import Role
 from apps.audit import services as audit
 from apps.audit.models import AuditEvent
-from apps.core.fsm import legal_moves
+from apps.core import clock
+from apps.core.errors import Conflict, NotFound
+from apps.core.fsm import advance, legal_moves
 from apps.runtime import trust
 from apps.signing import services
 from apps.signing.models import KeySetVersion, SigningKey
+from apps.tenancy.models import Organization
+from apps.tenancy.scope import Scope
 from tests.support import Tenant, caller_for, give_role, in_threads, make_person
 
 pytestmark = pytest.mark.django_db
@@ -40,7 +44,7 @@ def statuses(tenant: Tenant) -> dict[str, str]:
 
 
 def followed(tenant: Tenant) -> trust.KeySet:
-    """The newest key set, as somebody trusts it who was there from the first."""
+    """The newest key set, as a client that trusts the first one verifies it."""
     envelopes = services.key_set(tenant.organization.pk)["envelopes"]
     assert isinstance(envelopes, list)
     return trust.accept_keyset(trust.accept_keyset(None, envelopes[:1]), envelopes[1:])
@@ -50,7 +54,7 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-def test_rotating_makes_a_new_active_key_and_its_predecessor_signs_the_set_that_says_so(tenant: Tenant) -> None:
+def test_rotating_creates_an_active_key_and_its_predecessor_signs_the_new_key_set(tenant: Tenant) -> None:
     (first,) = statuses(tenant)
     made = rotate(tenant)
     assert made["status"] == "active"
@@ -67,12 +71,13 @@ def test_rotating_makes_a_new_active_key_and_its_predecessor_signs_the_set_that_
     assert (event.details["replaces"], event.details["key_set_version"]) == (first, 2)
 
 
-def test_a_compromised_key_is_rotated_away_then_revoked_and_its_private_part_is_gone(tenant: Tenant) -> None:
+def test_a_compromised_key_is_rotated_then_revoked_and_its_private_part_is_deleted(tenant: Tenant) -> None:
     (first,) = statuses(tenant)
     second = rotate(tenant)["kid"]
     answer = act(tenant, first, "revoke", body={"reason": "laptop stolen"})
     assert answer.status_code == 200
     assert (answer.json()["status"], answer.json()["reason"]) == ("revoked", "laptop stolen")
+    assert answer.json()["revoked_at"] is not None
     row = SigningKey.objects.get(kid=first)
     assert (bytes(row.private_box), row.wrapped_by) == (b"", "")
     keys = followed(tenant)
@@ -85,6 +90,41 @@ def test_a_compromised_key_is_rotated_away_then_revoked_and_its_private_part_is_
     assert audit.verify(tenant.organization.pk).ok
 
 
+def test_a_rotation_that_another_one_overtook_is_refused_and_names_the_active_key(tenant: Tenant) -> None:
+    (first,) = statuses(tenant)
+    actor, scope = tenant.principal("alice"), Scope(tenant.organization)
+    second = services.rotate(actor=actor, scope=scope, replacing=first)
+    with pytest.raises(Conflict) as refused:
+        services.rotate(actor=actor, scope=scope, replacing=first)
+    assert (refused.value.code, refused.value.extra) == ("already_rotated", {"kid": second.kid})
+    assert statuses(tenant) == {first: "retired", second.kid: "active"}
+
+
+def test_without_an_active_key_nothing_is_signed(tenant: Tenant) -> None:
+    (only,) = statuses(tenant)
+    advance(SigningKey.objects.get(kid=only), "retire")
+    for attempt in (
+        lambda: services.active_signer(tenant.organization.pk),
+        lambda: services.rotate(actor=tenant.principal("alice"), scope=Scope(tenant.organization)),
+    ):
+        with pytest.raises(Conflict) as refused:
+            attempt()
+        assert refused.value.code == "no_active_key"
+
+
+def test_a_deleted_organization_has_no_keys_to_change(tenant: Tenant) -> None:
+    (first,) = statuses(tenant)
+    Organization.objects.filter(pk=tenant.organization.pk).update(deleted_at=clock.now())
+    actor, scope = tenant.principal("alice"), Scope(tenant.organization)
+    for attempt in (
+        lambda: services.rotate(actor=actor, scope=scope),
+        lambda: services.retire(scope=scope, kid=first),
+        lambda: services.revoke(actor=actor, scope=scope, kid=first),
+    ):
+        with pytest.raises(NotFound):
+            attempt()
+
+
 @pytest.mark.parametrize("verb", ["retire", "revoke"])
 def test_the_last_active_key_stays_until_there_is_another(tenant: Tenant, verb: str) -> None:
     (only,) = statuses(tenant)
@@ -93,7 +133,7 @@ def test_the_last_active_key_stays_until_there_is_another(tenant: Tenant, verb: 
     assert KeySetVersion.objects.filter(organization=tenant.organization).count() == 1
 
 
-def test_what_is_so_already_stays_so_and_revoked_is_final(tenant: Tenant) -> None:
+def test_repeated_actions_change_nothing_and_revoked_is_final(tenant: Tenant) -> None:
     (first,) = statuses(tenant)
     rotate(tenant)
     assert act(tenant, first, "retire").json()["status"] == "retired"
@@ -132,7 +172,7 @@ def test_a_wrong_body_is_400_and_changes_nothing(tenant: Tenant, body: Any) -> N
     assert statuses(tenant) == {first: "active"}
 
 
-def test_an_agent_is_given_every_set_above_the_one_it_knows_and_a_new_one_only_the_newest(tenant: Tenant) -> None:
+def test_an_agent_gets_every_set_above_its_own_and_a_new_agent_only_the_newest(tenant: Tenant) -> None:
     (first,) = statuses(tenant)
     rotate(tenant)
     rotate(tenant)
@@ -148,15 +188,13 @@ def test_an_agent_is_given_every_set_above_the_one_it_knows_and_a_new_one_only_t
     assert given["version"] == services.key_set_version(organization) == 4
 
 
-def test_a_set_holds_64_keys_revoked_ones_make_room_and_good_ones_are_never_dropped(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_holds_64_keys_and_drops_revoked_ones_first(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust, "MAX_KEYS", 3)
     (first,) = statuses(tenant)
     second = rotate(tenant)["kid"]
     rotate(tenant)
     assert code(tenant.caller("alice").post(keys_path(tenant), {})) == (409, "too_many_keys")
-    # the older one still verifies: it is not the one that goes, although the other is newer
+    # the older one still verifies: the revoked one is dropped, although it is newer
     act(tenant, second, "revoke")
     newest = rotate(tenant)["kid"]
     named = followed(tenant).by_kid()

@@ -28,11 +28,13 @@ def test_private_keys_rest_encrypted_bound_to_their_row(tenant, settings):
     assert "private_raw" not in repr(services.active_signer(tenant.organization.pk))
     other = SigningKey.objects.get(organization=tenant.other_organization)
     SigningKey.objects.filter(pk=row.pk).update(private_box=other.private_box)
-    with pytest.raises(VaultError):
+    with pytest.raises(VaultError) as refused:
         services.active_signer(tenant.organization.pk)
+    assert (refused.value.status, refused.value.code) == (503, "private_key_damaged")
     settings.BYTEOR_KEY_ENCRYPTION_KEYS = [("another", b"x" * 32)]
-    with pytest.raises(VaultError):
+    with pytest.raises(VaultError) as refused:
         services.active_signer(tenant.other_organization.pk)
+    assert (refused.value.status, refused.value.code) == (503, "key_encryption_key_missing")
 
 
 def test_a_second_key_encryption_key_in_front_still_opens_the_old_rows(tenant, settings):

@@ -2,11 +2,16 @@
 
 import pytest
 
+from apps.audit.models import AuditEvent
+from apps.core.actors import SYSTEM_ACTOR
+from apps.core.errors import BadRequest, NotFound
+from apps.tenancy import services
 from apps.tenancy.models import Environment, Organization, Project
+from apps.tenancy.selectors import scope_of
 from tests.support import Caller, in_threads, make_person
 
 
-def test_whoever_makes_an_organization_is_its_admin(db):
+def test_the_creator_of_an_organization_is_its_admin(db):
     from tests.support import caller_for
 
     dora = caller_for(make_person("dora"))
@@ -24,6 +29,94 @@ def test_slugs_are_derived_made_unique_or_refused(tenant):
     assert (taken.status_code, taken.json()["code"]) == (409, "slug_taken")
     for slug in ("Orders", "a b", "", "x" * 64, "ä"):
         assert alice.post(projects, {"name": "Other", "slug": slug}).status_code == 400
+
+
+NEW = {"name": "New", "posture": "dev"}
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "code"),
+    [
+        ({"name": ""}, "/name", "invalid"),
+        ({"name": "x" * 201}, "/name", "invalid"),
+        ({"name": "a\nb"}, "/name", "invalid"),
+        ({"name": "\u200b"}, "/name", "invalid"),
+        ({"slug": "No Slug"}, "/slug", "invalid"),
+        ({"slug": ""}, "/slug", "invalid"),
+        ({"slug": "x" * 64}, "/slug", "invalid"),
+        ({"posture": "test"}, "/posture", "invalid_choice"),
+        ({"posture": ""}, "/posture", "invalid_choice"),
+        ({"max_in_flight_deployments": 0}, "/max_in_flight_deployments", "out_of_range"),
+        ({"max_in_flight_deployments": 1001}, "/max_in_flight_deployments", "out_of_range"),
+        ({"retention_days": {"snapshot": 0}}, "/retention_days/snapshot", "invalid"),
+        ({"retention_days": {"snapshot": 3651}}, "/retention_days/snapshot", "invalid"),
+        ({"retention_days": {"snapshot": True}}, "/retention_days/snapshot", "invalid"),
+        ({"retention_days": {"snapshot": "30"}}, "/retention_days/snapshot", "invalid"),
+        ({"retention_days": {"videos": 30}}, "/retention_days/videos", "invalid"),
+        ({"agent_upgrade_percent": -1}, "/agent_upgrade_percent", "out_of_range"),
+        ({"agent_upgrade_percent": 101}, "/agent_upgrade_percent", "out_of_range"),
+        ({"policy": {"required_approvals": 21}}, "/policy/required_approvals", "invalid"),
+    ],
+)
+def test_each_limit_of_an_environment_is_refused_at_its_field_when_it_is_made_and_changed(
+    tenant, change, pointer, code
+):
+    actor, project = tenant.principal("alice").ref, tenant.project
+    attempts = [lambda: services.create_environment(actor=actor, project=project, **{**NEW, **change})]
+    if "posture" not in change:
+        attempts.append(lambda: services.update_node(actor=actor, node=tenant.dev, **change))
+    for attempt in attempts:
+        with pytest.raises(BadRequest) as refused:
+            attempt()
+        assert refused.value.code == "invalid_input"
+        assert [(error.pointer, error.code) for error in refused.value.errors] == [(pointer, code)]
+    assert project.environments.count() == 3
+    assert Environment.objects.get(pk=tenant.dev.pk).rev == tenant.dev.rev
+
+
+def test_the_limits_of_an_environment_hold_at_the_api(tenant):
+    alice, environments = tenant.caller("alice"), tenant.path().rpartition("/")[0]
+    for change in ({"posture": "test"}, {"max_in_flight_deployments": 0}, {"retention_days": {"snapshot": 0}}):
+        answer = alice.post(environments, {**NEW, **change})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input")
+    for change in (
+        {"max_in_flight_deployments": 1},
+        {"max_in_flight_deployments": 1000},
+        {"agent_upgrade_percent": 100},
+    ):
+        assert alice.patch(tenant.path(), change).status_code == 200
+
+
+def test_a_slug_that_is_taken_is_refused_on_renaming_too(tenant):
+    alice, org = tenant.caller("alice"), f"/orgs/{tenant.organization.pk}"
+    assert alice.post(f"{org}/projects", {"name": "Other"}).status_code == 201
+    other = Project.objects.get(name="Other")
+    for path, slug in (
+        (org, "elsewhere"),
+        (f"{org}/projects/{other.pk}", "orders"),
+        (tenant.path(tenant.staging), "dev"),
+    ):
+        before = alice.get(path).json()
+        answer = alice.patch(path, {"slug": slug})
+        assert (answer.status_code, answer.json()["code"]) == (409, "slug_taken")
+        assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [("/slug", "slug_taken")]
+        assert alice.get(path).json() == before
+
+
+def test_below_what_was_deleted_meanwhile_nothing_is_made_or_changed(tenant):
+    """Each was read before its deletion."""
+    actor, organization, project, environment = SYSTEM_ACTOR, tenant.organization, tenant.project, tenant.dev
+    assert services.delete_node(actor=actor, scope=scope_of(organization), force=True) in (True, False)
+    for attempt in (
+        lambda: services.create_project(actor=actor, organization=organization, name="New"),
+        lambda: services.create_environment(actor=actor, project=project, **NEW),
+        lambda: services.update_node(actor=actor, node=environment, name="New"),
+        lambda: services.update_node(actor=actor, node=project, name="New"),
+        lambda: services.delete_node(actor=actor, scope=scope_of(organization)),
+    ):
+        with pytest.raises(NotFound):
+            attempt()
+    assert not Project.objects.filter(name="New").exists()
 
 
 @pytest.mark.parametrize(("who", "status"), [("alice", 200), ("bob", 200), ("vera", 200), ("charlie", 404)])
@@ -69,7 +162,8 @@ def test_conditional_requests(tenant):
     assert alice.get(tenant.path(), if_none_match=tag).status_code == 304
     assert alice.patch(tenant.path(), {"name": "Renamed"}, if_match=tag).status_code == 200
     assert alice.patch(tenant.path(), {"name": "Again"}, if_match=tag).status_code == 412
-    assert alice.patch(tenant.path(), {"name": "Again"}, if_match="nonsense").status_code == 400
+    nonsense = alice.patch(tenant.path(), {"name": "Again"}, if_match="nonsense")
+    assert (nonsense.status_code, nonsense.json()["code"]) == (400, "bad_etag")
 
 
 @pytest.mark.postgres
@@ -101,11 +195,25 @@ def test_lists_are_keyset_pages_newest_first(tenant):
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=201", "limit=x", "limit=%00", "cursor=zzz", "cursor=%F0", "colour=red", "created_after=today",
-              "limit=1&limit=2"]
-)  # fmt: skip
-def test_a_bad_list_parameter_is_400(tenant, query):
-    assert tenant.caller("alice").get(f"/orgs?{query}").status_code == 400
+    ("query", "code"),
+    [
+        ("limit=0", "bad_limit"),
+        ("limit=201", "bad_limit"),
+        ("limit=x", "bad_limit"),
+        ("limit=%C2%B2", "bad_limit"),
+        ("limit=%00", "bad_filter"),
+        ("limit=1&limit=2", "bad_filter"),
+        ("cursor=zzz", "bad_cursor"),
+        ("cursor=%F0", "bad_cursor"),
+        ("cursor=eAAAAAAAAAAAAAAAAAAAAAA", "bad_cursor"),
+        ("colour=red", "unknown_filter"),
+        ("created_after=today", "bad_filter"),
+    ],
+)
+def test_a_bad_list_parameter_is_400(tenant, query, code):
+    answer = tenant.caller("alice").get(f"/orgs?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [(f"?{query.split('=')[0]}", code)]
 
 
 @pytest.mark.parametrize("level", ["organization", "project", "environment"])
@@ -113,7 +221,8 @@ def test_a_deleted_node_is_404_to_everyone_and_frees_its_slug(tenant, level):
     alice = tenant.caller("alice")
     org = f"/orgs/{tenant.organization.pk}"
     path = {"organization": org, "project": f"{org}/projects/{tenant.project.pk}", "environment": tenant.path()}[level]
-    assert alice.delete(path).status_code in (202, 204)
+    assert alice.delete(path).status_code == 204
+    assert AuditEvent.objects.get(action=f"{level}.deleted").details["forced"] is False
     assert alice.get(path).status_code == 404
     assert alice.get(tenant.path()).status_code == 404
     again = {"organization": "/orgs", "project": f"{org}/projects", "environment": tenant.path().rsplit("/", 1)[0]}[

@@ -1,84 +1,119 @@
-"""`/me`: who am I, and my personal tokens."""
+"""API of the calling user and their personal tokens."""
 
 from __future__ import annotations
 
-import uuid
+from typing import TypedDict
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.access.api.base import PersonView, no_content
-from apps.access.models import Membership, PersonalToken
-from apps.access.selectors import active_memberships
+from apps.access.models import PersonalToken
+from apps.access.roles import RoleRow
 from apps.access.services import create_token, revoke_token
-from apps.core.api import StrictSerializer, Text, WholeNumber, keyset_page, rfc3339
+from apps.api.base import ApiView, no_content_response
+from apps.api.documents import document
+from apps.api.operations import operation
+from apps.api.serializers import StrictCharField, StrictIntegerField, StrictSerializer
 
 
-def role_document(row: Membership) -> dict[str, object]:
-    """A role as `/me` shows it."""
-    return {
-        "organization_id": str(row.organization_id),
-        "project_id": str(row.project_id) if row.project_id else None,
-        "role": row.role,
-    }
+class RoleDocument(TypedDict):
+    """A role; without a project it is on the whole organization."""
+
+    organization_id: str
+    project_id: str | None
+    role: str
 
 
-class MeView(PersonView):
-    """GET: the person, and every role they hold."""
+class MeDocument(TypedDict):
+    """The caller's account and roles."""
 
-    def get(self, request: Request) -> Response:
-        user = self.principal.user
-        assert user is not None
-        roles = active_memberships(user.pk).order_by("pk")
-        return Response(
-            {
-                "id": str(user.pk),
-                "kind": "person",
-                "email": user.email,
-                "name": user.name,
-                "via": self.principal.via,
-                "is_superuser": user.is_superuser,
-                "roles": [role_document(row) for row in roles],
-            }
-        )
+    id: str
+    kind: str
+    email: str
+    name: str
+    via: str
+    is_superuser: bool
+    roles: list[RoleDocument]
+
+
+class TokenDocument(TypedDict):
+    """A personal token, without its text."""
+
+    id: str
+    name: str
+    prefix: str
+    created_at: str
+    expires_at: str
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class CreatedToken(TokenDocument):
+    """A personal token, with its text."""
+
+    token: str
+
+
+def role_document(row: RoleRow) -> RoleDocument:
+    """Return the API representation of a role, as in `/me`."""
+    organization_id, project_id, role = row
+    return document(RoleDocument, row, organization_id=organization_id, project_id=project_id, role=role)
+
+
+def token_document(row: PersonalToken) -> TokenDocument:
+    """Return the API representation of a personal token, without its text."""
+    return document(TokenDocument, row, prefix=row.public_id)
 
 
 class TokenInput(StrictSerializer):
     """`{name, expires_in_seconds?}`."""
 
-    name = Text()
-    expires_in_seconds = WholeNumber(required=False)
+    name = StrictCharField()
+    expires_in_seconds = StrictIntegerField(required=False)
 
 
-def token_document(row: PersonalToken) -> dict[str, object]:
-    """A personal token without its text."""
-    return {
-        "id": str(row.pk),
-        "name": row.name,
-        "prefix": row.public_id,
-        "created_at": rfc3339(row.created_at),
-        "expires_at": rfc3339(row.expires_at),
-        "last_used_at": rfc3339(row.last_used_at),
-        "revoked_at": rfc3339(row.revoked_at),
-    }
+class MeView(ApiView):
+    """The calling user."""
 
-
-class TokensView(PersonView):
-    """GET: my tokens. POST: a new one, its text shown once."""
-
+    @operation(answer=MeDocument)
     def get(self, request: Request) -> Response:
-        rows = PersonalToken.objects.filter(user=self.principal.user)
-        return keyset_page(request, rows, token_document)
+        """Return your account and every role that you hold."""
+        user = self.principal.user
+        assert user is not None
+        body = document(
+            MeDocument,
+            user,
+            kind="person",
+            via=self.principal.via,
+            roles=[role_document(row) for row in self.principal.roles],
+        )
+        return Response(body)
 
+
+class TokensView(ApiView):
+    """Your personal tokens."""
+
+    @operation(lists=TokenDocument)
+    def get(self, request: Request) -> Response:
+        """List your personal tokens."""
+        return self.page(PersonalToken.objects.filter(user=self.principal.user), token_document)
+
+    @operation(body=TokenInput, answer=CreatedToken, status=201)
     def post(self, request: Request) -> Response:
-        body = self.read(TokenInput)
-        made = create_token(actor=self.principal, name=body["name"], expires_in_seconds=body.get("expires_in_seconds"))
+        """Create a personal token. Its text is in this response only."""
+        made = create_token(
+            actor=self.principal,
+            name=self.given["name"],
+            expires_in_seconds=self.given.get("expires_in_seconds"),
+        )
         return Response({**token_document(made.row), "token": made.text.reveal()}, status=201)
 
 
-class TokenView(PersonView):
-    """DELETE: end one of my tokens at once."""
+class TokenView(ApiView):
+    """One of your personal tokens."""
 
-    def delete(self, request: Request, token_id: uuid.UUID) -> Response:
-        revoke_token(actor=self.principal, token_id=token_id)
-        return no_content()
+    @operation(status=204)
+    def delete(self, request: Request) -> Response:
+        """Revoke one of your personal tokens at once."""
+        revoke_token(actor=self.principal, token_id=self.kwargs["token_id"])
+        return no_content_response()

@@ -1,30 +1,24 @@
-"""Members of an organization or of a project."""
+"""API of members of organizations and projects."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import TypedDict
 
 from django.conf import settings
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.access.api.base import ScopedView, no_content
 from apps.access.models import Membership, MemberStatus
 from apps.access.roles import Permission
 from apps.access.services import change_role, invite, remove_member
 from apps.access.services.members import members_of
-from apps.core.api import (
-    StrictSerializer,
-    Text,
-    check_if_match,
-    keyset_page,
-    rfc3339,
-    status_filter,
-    tagged,
-    text_filter,
-)
+from apps.api.base import ScopedView, no_content_response
+from apps.api.documents import document
+from apps.api.etags import check_if_match, etag_response
+from apps.api.operations import operation
+from apps.api.parameters import status_filter, text_filter
+from apps.api.serializers import StrictCharField, StrictSerializer
 from apps.core.errors import NotFound
 from apps.tenancy.scope import Scope
 
@@ -32,105 +26,162 @@ from apps.tenancy.scope import Scope
 class InvitationInput(StrictSerializer):
     """`{email, role}`."""
 
-    email = Text(max_length=254)
-    role = Text(max_length=16)
+    email = StrictCharField(max_length=254)
+    role = StrictCharField(max_length=16)
 
 
 class RoleInput(StrictSerializer):
     """`{role}`."""
 
-    role = Text(max_length=16)
+    role = StrictCharField(max_length=16)
 
 
-def member_document(row: Membership) -> dict[str, object]:
-    """A member, or an invitation that waits."""
-    return {
-        "id": str(row.pk),
-        "user_id": str(row.user_id) if row.user_id else None,
-        "email": row.email,
-        "role": row.role,
-        "status": row.status,
-        "created_at": rfc3339(row.created_at),
-    }
+class MemberDocument(TypedDict):
+    """A member, or a pending invitation, which has no `user_id`."""
+
+    id: str
+    user_id: str | None
+    email: str
+    role: str
+    status: str
+    created_at: str
 
 
-class _Members(ScopedView):
-    def get(self, request: Request, **ids: uuid.UUID) -> Response:
-        filters = {"status": status_filter(MemberStatus.values), "q": text_filter("email")}
-        return keyset_page(request, members_of(self.scope), member_document, filters=filters)
+class InvitationDocument(MemberDocument):
+    """A new invitation, with its link."""
 
-    def post(self, request: Request, **ids: uuid.UUID) -> Response:
-        body = self.read(InvitationInput)
-        made = invite(actor=self.principal, scope=self.scope, email=body["email"], role=body["role"])
-        link = f"{settings.BYTEOR_UI_BASE_URL}/auth/invitations/{made.token.reveal()}"
-        return Response({**member_document(made.membership), "invitation_url": link}, status=201)
+    invitation_url: str
+
+
+def member_document(row: Membership) -> MemberDocument:
+    """Return the API representation of a member or a pending invitation."""
+    return document(MemberDocument, row)
 
 
 def member_of(scope: Scope, member_id: uuid.UUID) -> Membership:
-    """The member of the organization or project. NotFound when it has none like it."""
+    """Return a member of the organization or project. Raises NotFound."""
     row = members_of(scope).filter(pk=member_id).first()
     if row is None:
         raise NotFound()
     return row
 
 
-class _Member(ScopedView):
-    finds = member_of
+INVITATION_ERRORS, MEMBER_ERRORS = ("member_exists",), ("last_org_admin", "member_exists")
+FILTERS = {"status": status_filter(MemberStatus.values), "q": text_filter("email")}
 
-    def get(self, request: Request, member_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        row = member_of(self.scope, member_id)
-        return tagged(request, member_document(row), str(row.rev))
 
-    def put(self, request: Request, member_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        row = member_of(self.scope, member_id)
-        body = self.read(RoleInput)
-        check_if_match(request, row.rev)
-        expected = row.rev if "If-Match" in request.headers else None
+class _MembersView(ScopedView):
+    def list_members(self) -> Response:
+        return self.page(members_of(self.scope), member_document)
+
+    def invite_member(self) -> Response:
+        made = invite(actor=self.principal, scope=self.scope, **self.given)
+        link = f"{settings.BYTEOR_UI_BASE_URL}/auth/invitations/{made.token.reveal()}"
+        return Response({**member_document(made.membership), "invitation_url": link}, status=201)
+
+
+class _MemberView(ScopedView):
+    lookup = member_of
+    found: Membership
+
+    def read_member(self) -> Response:
+        return etag_response(self.request, member_document(self.found), str(self.found.rev))
+
+    def change_member(self) -> Response:
+        check_if_match(self.request, self.found.rev)
+        expected = self.found.rev if "If-Match" in self.request.headers else None
         changed = change_role(
-            actor=self.principal, scope=self.scope, member_id=member_id, role=body["role"], expected_rev=expected
+            actor=self.principal,
+            scope=self.scope,
+            member_id=self.found.pk,
+            role=self.given["role"],
+            expected_rev=expected,
         )
-        return tagged(request, member_document(changed), str(changed.rev))
+        return etag_response(self.request, member_document(changed), str(changed.rev))
 
-    def delete(self, request: Request, member_id: uuid.UUID, **ids: uuid.UUID) -> Response:
-        row = member_of(self.scope, member_id)
-        check_if_match(request, row.rev)
-        remove_member(actor=self.principal, scope=self.scope, member_id=member_id)
-        return no_content()
-
-
-_ORG: Mapping[str, Permission] = {
-    "GET": Permission.VIEW_ORG,
-    **dict.fromkeys(("POST", "PUT", "DELETE"), Permission.MANAGE_ORG_MEMBERSHIPS),
-}
-_PROJECT: Mapping[str, Permission] = {
-    "GET": Permission.VIEW_PROJECT,
-    **dict.fromkeys(("POST", "PUT", "DELETE"), Permission.MANAGE_PROJECT),
-}
+    def remove_member(self) -> Response:
+        check_if_match(self.request, self.found.rev)
+        remove_member(actor=self.principal, scope=self.scope, member_id=self.found.pk)
+        return no_content_response()
 
 
-class OrganizationMembersView(_Members):
-    """Members of an organization; inviting needs ManageOrgMemberships."""
+class OrganizationMembersView(_MembersView):
+    """Members of an organization."""
 
-    level: ClassVar[str] = "organization"
-    permissions: ClassVar[Mapping[str, Permission]] = _ORG
+    level = "organization"
+
+    @operation(Permission.VIEW_ORG, lists=MemberDocument, filters=FILTERS)
+    def get(self, request: Request) -> Response:
+        """List the members and pending invitations of the organization."""
+        return self.list_members()
+
+    @operation(
+        Permission.MANAGE_ORG_MEMBERSHIPS,
+        body=InvitationInput,
+        answer=InvitationDocument,
+        status=201,
+        errors=INVITATION_ERRORS,
+    )
+    def post(self, request: Request) -> Response:
+        """Invite a person by e-mail address to the organization. The invitation link is in this response only."""
+        return self.invite_member()
 
 
-class OrganizationMemberView(_Member):
+class OrganizationMemberView(_MemberView):
     """One member of an organization."""
 
-    level: ClassVar[str] = "organization"
-    permissions: ClassVar[Mapping[str, Permission]] = _ORG
+    level = "organization"
+
+    @operation(Permission.VIEW_ORG, answer=MemberDocument)
+    def get(self, request: Request) -> Response:
+        """Return a member or a pending invitation of the organization."""
+        return self.read_member()
+
+    @operation(Permission.MANAGE_ORG_MEMBERSHIPS, body=RoleInput, answer=MemberDocument, errors=MEMBER_ERRORS)
+    def put(self, request: Request) -> Response:
+        """Change the role of a member of the organization."""
+        return self.change_member()
+
+    @operation(Permission.MANAGE_ORG_MEMBERSHIPS, status=204, errors=MEMBER_ERRORS)
+    def delete(self, request: Request) -> Response:
+        """Remove a member of the organization, or cancel an invitation."""
+        return self.remove_member()
 
 
-class ProjectMembersView(_Members):
-    """Members of a project; inviting needs ManageProject."""
+class ProjectMembersView(_MembersView):
+    """Members of a project."""
 
-    level: ClassVar[str] = "project"
-    permissions: ClassVar[Mapping[str, Permission]] = _PROJECT
+    level = "project"
+
+    @operation(Permission.VIEW_PROJECT, lists=MemberDocument, filters=FILTERS)
+    def get(self, request: Request) -> Response:
+        """List the members and pending invitations of the project."""
+        return self.list_members()
+
+    @operation(
+        Permission.MANAGE_PROJECT, body=InvitationInput, answer=InvitationDocument, status=201, errors=INVITATION_ERRORS
+    )
+    def post(self, request: Request) -> Response:
+        """Invite a person by e-mail address to the project. The invitation link is in this response only."""
+        return self.invite_member()
 
 
-class ProjectMemberView(_Member):
+class ProjectMemberView(_MemberView):
     """One member of a project."""
 
-    level: ClassVar[str] = "project"
-    permissions: ClassVar[Mapping[str, Permission]] = _PROJECT
+    level = "project"
+
+    @operation(Permission.VIEW_PROJECT, answer=MemberDocument)
+    def get(self, request: Request) -> Response:
+        """Return a member or a pending invitation of the project."""
+        return self.read_member()
+
+    @operation(Permission.MANAGE_PROJECT, body=RoleInput, answer=MemberDocument, errors=MEMBER_ERRORS)
+    def put(self, request: Request) -> Response:
+        """Change the role of a member of the project."""
+        return self.change_member()
+
+    @operation(Permission.MANAGE_PROJECT, status=204, errors=MEMBER_ERRORS)
+    def delete(self, request: Request) -> Response:
+        """Remove a member of the project, or cancel an invitation."""
+        return self.remove_member()

@@ -7,20 +7,34 @@ import secrets
 import uuid
 from dataclasses import dataclass
 
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.password_validation import validate_password
-from django.contrib.sessions.models import Session
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxLengthValidator, validate_email
 from django.db import transaction
+from django.db.models import Q
 
 from apps.access import tokens
-from apps.access.models import Membership, MemberStatus, PersonalToken, User
+from apps.access.models import (
+    MOST_ADDRESS_CHARACTERS,
+    Membership,
+    MemberStatus,
+    PasswordReset,
+    PersonalToken,
+    User,
+    account_name,
+)
 from apps.access.principals import Principal
+from apps.access.registry import roles_changed
 from apps.access.roles import Role
+from apps.access.services.grants import begin_grant
+from apps.access.services.proofs import lock_organizations_of, prove
+from apps.access.services.sign_in import end_sessions, person_ref
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row
-from apps.core.errors import BadRequest, Conflict, FieldError, Forbidden, NotFound
+from apps.core.db import delete_in_chunks, lock_row, lock_rows
+from apps.core.errors import BadRequest, Conflict, FieldError, Forbidden, NotFound, Unauthenticated
 from apps.core.secrets import Secret
 from apps.tenancy.scope import Scope
 
@@ -28,8 +42,20 @@ DEFAULT_TOKEN_SECONDS = 90 * 24 * 3600
 MAX_TOKEN_SECONDS = 366 * 24 * 3600
 
 
+def checked_address(email: str) -> str:
+    """Return the normalized `email`. Raises BadRequest if it is not an address or too long after normalization."""
+    address = account_name(email)
+    try:
+        validate_email(address)
+        MaxLengthValidator(MOST_ADDRESS_CHARACTERS)(address)
+    except ValidationError:
+        detail = f"Must be an e-mail address of at most {MOST_ADDRESS_CHARACTERS} characters."
+        raise BadRequest(detail, code="invalid_input", errors=[FieldError("/email", "invalid", detail)]) from None
+    return address
+
+
 def checked_password(password: str, user: User | None = None) -> str:
-    """`password` if the validators accept it; BadRequest naming each reason if not."""
+    """Return `password` if the validators accept it. Raises BadRequest with each reason if not."""
     try:
         validate_password(password, user)
     except ValidationError as error:
@@ -38,9 +64,41 @@ def checked_password(password: str, user: User | None = None) -> str:
     return password
 
 
+def hash_password(password: str) -> str:
+    """Hash `password` for storage. Slow, and takes 100 MiB: call it outside transactions."""
+    return str(make_password(password))
+
+
+def _lock_as_signed_in(user: User) -> User:
+    """Lock and return the row of `user`.
+
+    Raises Unauthenticated if the credentials of `user` were ended since it was read, so that a request in progress
+    can't create a new one.
+    """
+    row = lock_row(User.objects.filter(pk=user.pk, is_active=True))
+    if row is None or row.session_nonce != user.session_nonce:
+        raise Unauthenticated("You were signed out. Sign in again.")
+    return row
+
+
+@transaction.atomic
+def change_password(*, user: User, encoded: str) -> User:
+    """Replace a user's password by `encoded` (from `hash_password`).
+
+    Ends every other session. The caller has verified the current password. Raises Unauthenticated if the account was
+    reset, confirmed or deactivated since `user` was read.
+    """
+    row = _lock_as_signed_in(user)
+    row.password = encoded
+    row.save(update_fields=["password"])
+    PasswordReset.objects.filter(user=row, used_at__isnull=True).update(used_at=clock.now())
+    audit.record(organization_id=None, action="password.changed", actor=person_ref(row), target=f"person:{row.pk}")
+    return row
+
+
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A personal token just made; `text` is shown once."""
+    """A new personal token. `text` is shown once."""
 
     row: PersonalToken
     text: Secret
@@ -48,18 +106,23 @@ class NewToken:
 
 @transaction.atomic
 def create_token(*, actor: Principal, name: str, expires_in_seconds: int | None = None) -> NewToken:
-    """A bearer token for the acting person, valid 90 days unless said (at most 366). Raises Forbidden for non-persons."""
+    """Create a personal token for the acting user, valid for 90 days by default and 366 at most.
+
+    Raises Forbidden for other principals, and Unauthenticated if the account was reset, confirmed or deactivated since
+    it was read.
+    """
     if actor.user is None:
-        raise Forbidden("Only a person has personal tokens.", code="person_required")
+        raise Forbidden("Only a person can have personal tokens.", code="person_required")
     seconds = DEFAULT_TOKEN_SECONDS if expires_in_seconds is None else expires_in_seconds
     if not 1 <= seconds <= MAX_TOKEN_SECONDS:
-        detail = f"From 1 to {MAX_TOKEN_SECONDS} seconds."
+        detail = f"Must be from 1 to {MAX_TOKEN_SECONDS} seconds."
         raise BadRequest(
             detail, code="invalid_input", errors=[FieldError("/expires_in_seconds", "out_of_range", detail)]
         )
+    user = _lock_as_signed_in(actor.user)
     minted = tokens.mint("pat")
     row = PersonalToken.objects.create(
-        user=actor.user,
+        user=user,
         name=name,
         public_id=minted.public_id,
         sha256=minted.sha256,
@@ -75,9 +138,16 @@ def create_token(*, actor: Principal, name: str, expires_in_seconds: int | None 
     return NewToken(row, minted.text)
 
 
+def delete_ended_tokens(*, ended_before: dt.datetime) -> int:
+    """Delete the personal tokens revoked or expired before `before`. Returns their number. Their audit events stay."""
+    return delete_in_chunks(
+        PersonalToken.objects.filter(Q(revoked_at__lt=ended_before) | Q(expires_at__lt=ended_before))
+    )
+
+
 @transaction.atomic
 def revoke_token(*, actor: Principal, token_id: uuid.UUID) -> None:
-    """End one of the acting person's tokens at once. NotFound when it is not theirs or has ended."""
+    """Revoke one of the acting user's tokens at once. Raises NotFound if it is another user's or has ended."""
     changed = PersonalToken.objects.filter(pk=token_id, user=actor.user, revoked_at__isnull=True).update(
         revoked_at=clock.now()
     )
@@ -87,8 +157,22 @@ def revoke_token(*, actor: Principal, token_id: uuid.UUID) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstPassword:
+    """An initial password that an operator hands over. `text` is shown once, `encoded` is stored."""
+
+    text: Secret
+    encoded: str
+
+
+def first_password(text: str | None = None) -> FirstPassword:
+    """Return an initial password (random by default) and its hash. Call it before the transaction."""
+    secret = Secret(text or secrets.token_urlsafe(18))
+    return FirstPassword(secret, hash_password(secret.reveal()))
+
+
+@dataclass(frozen=True, slots=True)
 class NewPerson:
-    """A person made by an operator's command; `password` is None when the account was there before."""
+    """A user created by an operator's command. `password` is None for an existing account with a confirmed address."""
 
     user: User
     password: Secret | None
@@ -97,51 +181,66 @@ class NewPerson:
 
 @transaction.atomic
 def create_person_with_password(
-    *, actor: ActorRef, email: str, scope: Scope, role: Role, password: str | None = None, name: str = ""
+    *, actor: ActorRef, email: str, scope: Scope, role: Role, password: FirstPassword, name: str = ""
 ) -> NewPerson:
-    """Make (or find) the person `email` and give them `role` at `scope`, accepted at once.
+    """Create or find the user `email` and give them `role` at `scope`, accepted at once.
 
-    For the operator of the installation, who hands the password over; everybody else invites. The password is
-    random unless given. Raises Conflict `member_exists` when they already are a member there.
+    For the operator of the installation, who vouches for the address and hands the password over; all others invite. An
+    existing account with an unconfirmed address is confirmed: credentials that another user may have added end
+    (`proofs.prove`), and it gets this password. Raises Conflict `member_exists` for a member, and BadRequest for an
+    invalid address.
     """
-    address = email.strip().lower()
-    user = User.objects.filter(email=address).first()
-    secret: Secret | None = None
+    address = checked_address(email)
+    found = User.objects.filter(email=address).first()
+    lock_organizations_of(found.pk if found is not None else None, scope.organization_id)
+    organizations = lock_organizations_of(found.pk) if found is not None else []
+    user = lock_row(User.objects.filter(email=address))
+    secret: Secret | None = password.text
     if user is None:
-        secret = Secret(password or secrets.token_urlsafe(18))
-        user = User.objects.create_user(address, secret.reveal(), name=name)
+        user = User(email=address, name=name, password=password.encoded, address_proved_at=clock.now())
+        user.save(force_insert=True)
+    elif user.address_proved_at is None:
+        prove(actor=actor, user=user, organizations=organizations, how="command", encoded=password.encoded)
+    else:
+        secret = None
     existing = Membership.objects.filter(organization=scope.organization, project=scope.project, email=address).first()
-    if existing is not None:
-        raise Conflict(f"{address} is a member there already.", code="member_exists")
-    membership = Membership.objects.create(
-        organization=scope.organization,
-        project=scope.project,
-        user=user,
-        email=address,
-        role=role,
-        status=MemberStatus.ACTIVE,
-    )
-    audit.record(
-        organization_id=scope.organization_id,
+    if existing is not None and existing.status == MemberStatus.ACTIVE:
+        raise Conflict(f"{address} is already a member.", code="member_exists")
+    membership = existing or Membership(organization=scope.organization, project=scope.project, email=address)
+    membership.user, membership.role, membership.status = user, role, MemberStatus.ACTIVE
+    membership.invitation_sha256 = membership.mailed_sha256 = membership.invitation_expires_at = None
+    membership.save()
+    begin_grant(membership, by=None)
+    audit.record_in(
+        scope,
         action="member.created",
         actor=actor,
         target=f"person:{user.pk}",
-        scope=scope.as_dict(),
         details={"email": address, "role": str(role)},
     )
+    roles_changed(scope.organization_id)
     return NewPerson(user, secret, membership)
 
 
 @transaction.atomic
 def change_account_state(*, actor: Principal, user_id: uuid.UUID, active: bool) -> User:
-    """Activate or deactivate a person; deactivating ends their sessions and tokens at once. Platform staff only."""
+    """Activate or deactivate a user. Deactivation ends their sessions and tokens at once. Platform staff only.
+
+    Raises Conflict `last_superuser` for the last active superuser.
+    """
     if not actor.is_superuser:
-        raise Forbidden("Only platform staff do this.")
+        raise Forbidden("Only platform staff can do this.")
+    # before users (lock order): the caller may confirm the address in the same transaction
+    organizations = lock_organizations_of(user_id)
+    # lock every superuser in one order, so that two who deactivate each other leave one
+    staff = lock_rows(User.objects.filter(is_superuser=True).order_by("pk"))
     user = lock_row(User.objects.filter(pk=user_id))
     if user is None:
         raise NotFound()
     if user.is_active == active:
         return user
+    if not active and user.is_superuser and not any(each.is_active for each in staff if each.pk != user.pk):
+        raise Conflict("The last active superuser can't be deactivated.", code="last_superuser")
     user.is_active = active
     user.save(update_fields=["is_active"])
     if not active:
@@ -153,11 +252,6 @@ def change_account_state(*, actor: Principal, user_id: uuid.UUID, active: bool) 
         actor=actor.ref,
         target=f"person:{user.pk}",
     )
+    for organization_id in organizations:
+        roles_changed(organization_id)
     return user
-
-
-def end_sessions(user: User) -> int:
-    """Delete every browser session of `user`; how many there were."""
-    mine = [s.pk for s in Session.objects.iterator() if s.get_decoded().get("_auth_user_id") == str(user.pk)]
-    Session.objects.filter(pk__in=mine).delete()
-    return len(mine)

@@ -1,38 +1,43 @@
-"""Members of organizations and projects, and how they are invited."""
+"""Members of organizations and projects, and invitations."""
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import secrets
 import uuid
 from dataclasses import dataclass
-from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from apps.access.models import Membership, MemberStatus, User
+from apps.access.models import MailKind, Membership, MemberStatus, User
+from apps.access.policy import require_person
 from apps.access.principals import Principal
+from apps.access.registry import roles_changed
 from apps.access.roles import PROJECT_ROLES, Role
-from apps.access.services.accounts import checked_password
+from apps.access.services.accounts import checked_address
+from apps.access.services.grants import begin_grant, end_grant
+from apps.access.services.mail import digest_of, request_mail
+from apps.access.services.proofs import INVITATION_DAYS, lock_organizations_of, prove
+from apps.access.services.sign_in import person_ref
 from apps.audit import services as audit
 from apps.core import clock
-from apps.core.actors import ActorRef
+from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.core.db import lock_row
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, PreconditionFailed
+from apps.core.isolation import for_each
 from apps.core.secrets import Secret
+from apps.limits.services import check_invitation
 from apps.tenancy.models import Organization
 from apps.tenancy.scope import Scope
 
-INVITATION_DAYS = 7
+DELETED_AT_ONCE = 10_000
+"""Maximum number of expired invitations that one run deletes; the next run continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """A membership that waits to be accepted; `token` is the one-time part of its link, shown once."""
+    """A pending membership. `token` is the one-time part of its link, shown once."""
 
     membership: Membership
     token: Secret
@@ -46,19 +51,9 @@ def members_of(scope: Scope) -> QuerySet[Membership]:
 def _checked_role(role: str, scope: Scope) -> Role:
     allowed = list(Role) if scope.project is None else list(PROJECT_ROLES)
     if role not in [str(r) for r in allowed]:
-        detail = f"One of {', '.join(str(r) for r in allowed)} is expected."
+        detail = f"Must be one of {', '.join(str(r) for r in allowed)}."
         raise BadRequest(detail, code="invalid_input", errors=[FieldError("/role", "invalid_choice", detail)])
     return Role(role)
-
-
-def _checked_email(email: str) -> str:
-    address = email.strip().lower()
-    try:
-        validate_email(address)
-    except ValidationError:
-        detail = "An e-mail address is expected."
-        raise BadRequest(detail, code="invalid_input", errors=[FieldError("/email", "invalid", detail)]) from None
-    return address
 
 
 def _lock_organization(scope: Scope) -> None:
@@ -67,82 +62,197 @@ def _lock_organization(scope: Scope) -> None:
         raise NotFound()
 
 
-@transaction.atomic
 def invite(*, actor: Principal, scope: Scope, email: str, role: str) -> Invitation:
-    """Invite `email` with `role`; known and unknown addresses are answered alike. Valid 7 days, one use.
+    """Invite `email` with `role`. The result is the same for known and unknown addresses. Valid for 7 days and one use.
 
-    Inviting an address that is only invited so far makes a new link and ends the former. Raises Conflict
-    `member_exists` for an accepted member, BadRequest on a wrong role or address.
+    Inviting an address again replaces the link, and counts again. Raises Conflict `member_exists` for an accepted
+    member, BadRequest for a wrong role or address, Forbidden `person_required`, and TooManyRequests if this user or
+    organization invited too often.
     """
-    address, chosen = _checked_email(email), _checked_role(role, scope)
+    require_person(actor)
+    address, chosen = checked_address(email), _checked_role(role, scope)
+    check_invitation(actor.id, scope.organization_id)
+    return _invite(actor=actor, scope=scope, address=address, chosen=chosen)
+
+
+@transaction.atomic
+def _invite(*, actor: Principal, scope: Scope, address: str, chosen: Role) -> Invitation:
     _lock_organization(scope)
     token = secrets.token_urlsafe(32)
     row = members_of(scope).filter(email=address).first()
     if row is not None and row.status == MemberStatus.ACTIVE:
-        raise Conflict("That address is a member here already.", code="member_exists")
+        raise Conflict("That address is already a member.", code="member_exists")
     if row is None:
         row = Membership(organization=scope.organization, project=scope.project, email=address)
+    else:
+        row.rev += 1
     row.role = chosen
     row.invited_by = actor.id
-    row.invitation_sha256 = hashlib.sha256(token.encode()).hexdigest()
+    row.invitation_sha256, row.mailed_sha256 = digest_of(token), None
     row.invitation_expires_at = clock.now() + dt.timedelta(days=INVITATION_DAYS)
     row.save()
-    _record(actor.ref, scope, row, "member.invited", {"email": address, "role": str(chosen)})
+    request_mail(MailKind.INVITATION, email=address, membership=row)
+    _record(scope, row, "member.invited", actor.ref, {"email": address, "role": str(chosen)})
     return Invitation(row, Secret(token))
 
 
-def _record(actor: ActorRef, scope: Scope, row: Membership, action: str, details: dict[str, Any]) -> None:
-    audit.record(
-        organization_id=scope.organization_id,
-        action=action,
-        actor=actor,
-        target=f"member:{row.pk}",
-        scope=scope.as_dict(),
-        details=details,
-    )
+def _record(scope: Scope, row: Membership, action: str, actor: ActorRef, details: dict[str, object]) -> None:
+    audit.record_in(scope, action=action, actor=actor, target=f"member:{row.pk}", details=details)
 
 
 def _scope(row: Membership) -> Scope:
     return Scope(row.organization, row.project)
 
 
-def invitation_for(token: str) -> Membership | None:
-    """The open invitation that this link names, or None when it is used, expired, replaced or never was."""
-    digest = hashlib.sha256(token.encode()).hexdigest()
-    return (
-        Membership.objects.select_related("organization", "project")
-        .filter(
-            invitation_sha256=digest,
-            status=MemberStatus.INVITED,
-            invitation_expires_at__gt=clock.now(),
-            organization__deleted_at__isnull=True,
-        )
-        .first()
+@dataclass(frozen=True, slots=True)
+class OpenInvitation:
+    """An invitation that can be accepted. `mailed` is True for the mailed link, which confirms the address."""
+
+    membership: Membership
+    mailed: bool
+
+
+def _open_invitations() -> QuerySet[Membership]:
+    return Membership.objects.select_related("organization", "project").filter(
+        Q(project__isnull=True) | Q(project__deleted_at__isnull=True),
+        status=MemberStatus.INVITED,
+        invitation_expires_at__gt=clock.now(),
+        organization__deleted_at__isnull=True,
     )
 
 
-@transaction.atomic
-def accept_invitation(*, token: str, password: str, name: str = "") -> User:
-    """Accept by setting a password (new account) or proving the existing one. The link works once.
+def invitation_for(token: str) -> OpenInvitation | None:
+    """Return the open invitation of this link, or None if it was used, has expired, was replaced or never existed."""
+    digest = digest_of(token)
+    row = _open_invitations().filter(Q(invitation_sha256=digest) | Q(mailed_sha256=digest)).first()
+    return None if row is None else OpenInvitation(row, mailed=row.mailed_sha256 == digest)
 
-    Raises NotFound when the link is not open, BadRequest when the password is refused or wrong.
+
+def invitations_of(user: User) -> QuerySet[Membership]:
+    """The open invitations to the address of a signed-in user; none while the address is not confirmed."""
+    rows = _open_invitations().filter(email=user.email).order_by("pk")
+    return rows if user.address_proved_at is not None else rows.none()
+
+
+def _locked_invitation(token: str) -> OpenInvitation:
+    """Return the open invitation of `token`, with its organization and row locked. Raises NotFound.
+
+    A mailed link may confirm an account: the organizations of that account are locked as well, all in one order.
     """
-    row = invitation_for(token)
-    if row is None or (row.project is not None and row.project.deleted_at is not None):
+    found = invitation_for(token)
+    if found is None:
         raise NotFound()
-    user = User.objects.filter(email=row.email).first()
-    if user is None:
-        user = User.objects.create_user(row.email, checked_password(password, User(email=row.email)), name=name[:200])
-    elif not user.is_active or not user.check_password(password):
-        detail = "This address has an account: give its password."
-        raise BadRequest(detail, code="invalid_input", errors=[FieldError("/password", "wrong_password", detail)])
-    changed = Membership.objects.filter(
-        pk=row.pk, status=MemberStatus.INVITED, invitation_sha256=row.invitation_sha256
-    ).update(user=user, status=MemberStatus.ACTIVE, invitation_sha256=None, invitation_expires_at=None)
-    if changed != 1:
+    owner = User.objects.filter(email=found.membership.email).first() if found.mailed else None
+    lock_organizations_of(owner.pk if owner is not None else None, found.membership.organization_id)
+    _lock_organization(_scope(found.membership))
+    if lock_row(Membership.objects.filter(pk=found.membership.pk)) is None:
         raise NotFound()
-    _record(ActorRef("person", str(user.pk), str(user)), _scope(row), row, "member.joined", {"role": row.role})
+    now_open = invitation_for(token)
+    if now_open is None:
+        raise NotFound()
+    return now_open
+
+
+def _activate(row: Membership, user: User) -> Membership:
+    Membership.objects.filter(pk=row.pk).update(
+        user=user,
+        status=MemberStatus.ACTIVE,
+        invitation_sha256=None,
+        mailed_sha256=None,
+        invitation_expires_at=None,
+        rev=row.rev + 1,
+    )
+    row.user, row.status, row.rev = user, MemberStatus.ACTIVE, row.rev + 1
+    begin_grant(row, by=row.invited_by)
+    _record(_scope(row), row, "member.joined", person_ref(user), {"role": row.role})
+    roles_changed(row.organization_id)
+    return row
+
+
+@transaction.atomic
+def accept_as_new_person(*, token: str, encoded: str, name: str = "") -> User:
+    """Accept an invitation with a new account, whose password is `encoded` (from `hash_password`). The link works once.
+
+    With the shown link, the account is not confirmed and bound to this organization. With the mailed link it is
+    confirmed, and an existing unconfirmed account at this address is taken over: credentials that another user may have
+    added end. Raises NotFound if the link is not open, and Conflict `account_exists` for any other existing account
+    (which can sign in and join).
+    """
+    invitation = _locked_invitation(token)
+    row = invitation.membership
+    exists = Conflict(
+        "This link can't make an account for this address. If you have one, sign in and then join. "
+        "If you can't sign in, ask the platform staff.",
+        code="account_exists",
+    )
+    found = User.objects.filter(email=row.email).first()
+    if found is None:
+        user = User(email=row.email, name=name[:200], password=encoded)
+        if invitation.mailed:
+            user.address_proved_at = clock.now()
+        else:
+            user.origin_organization_id = row.organization_id
+        try:
+            with transaction.atomic():
+                user.save(force_insert=True)
+        except IntegrityError:
+            raise exists from None
+    else:
+        organizations = lock_organizations_of(found.pk) if invitation.mailed else []
+        locked = lock_row(User.objects.filter(pk=found.pk, is_active=True, address_proved_at__isnull=True))
+        if locked is None or not invitation.mailed:
+            raise exists
+        user = locked
+        prove(actor=person_ref(user), user=user, organizations=organizations, how="mailed invitation", encoded=encoded)
+        User.objects.filter(pk=user.pk).update(name=name[:200])
+    _activate(row, user)
     return user
+
+
+def why_not_join(user: User, invitation: OpenInvitation) -> Conflict | None:
+    """Return why a signed-in user can't join by this link, or None if they can."""
+    row = invitation.membership
+    if row.email != user.email:
+        return Conflict("This invitation is for another address. Sign out first.", code="other_account")
+    if user.address_proved_at is None and invitation.mailed:
+        return Conflict("Choose a new password: this link confirms the address.", code="password_needed")
+    if user.address_proved_at is None and user.origin_organization_id != row.organization_id:
+        return Conflict(
+            "The address of this account is not confirmed, so it can't join another organization by this link. "
+            "Ask the platform staff.",
+            code="address_not_proved",
+        )
+    return None
+
+
+@transaction.atomic
+def join(*, user: User, token: str) -> Membership:
+    """Accept an invitation as a signed-in user with its address.
+
+    Raises NotFound if the link is not open, and Conflict `other_account`, `password_needed` or `address_not_proved`.
+    """
+    invitation = _locked_invitation(token)
+    fresh = lock_row(User.objects.filter(pk=user.pk, is_active=True))
+    if fresh is None:
+        raise NotFound()
+    refusal = why_not_join(fresh, invitation)
+    if refusal is not None:
+        raise refusal
+    return _activate(invitation.membership, fresh)
+
+
+@transaction.atomic
+def join_without_link(*, user: User, membership_id: uuid.UUID) -> Membership:
+    """Accept one of `invitations_of`, as a signed-in user whose address is confirmed. Raises NotFound."""
+    found = invitations_of(user).filter(pk=membership_id).first()
+    if found is None:
+        raise NotFound()
+    _lock_organization(_scope(found))
+    fresh = lock_row(User.objects.filter(pk=user.pk, is_active=True))
+    row = invitations_of(fresh).filter(pk=membership_id).first() if fresh is not None else None
+    if fresh is None or row is None:
+        raise NotFound()
+    return _activate(row, fresh)
 
 
 def _locked_member(scope: Scope, member_id: uuid.UUID) -> Membership:
@@ -171,7 +281,8 @@ def _keep_an_admin(scope: Scope, row: Membership) -> None:
 def change_role(
     *, actor: Principal, scope: Scope, member_id: uuid.UUID, role: str, expected_rev: int | None = None
 ) -> Membership:
-    """Give a member another role. Raises Conflict `last_org_admin`."""
+    """Change the role of a member. Raises Forbidden `person_required`, and Conflict `last_org_admin`."""
+    require_person(actor)
     chosen = _checked_role(role, scope)
     row = _locked_member(scope, member_id)
     if expected_rev is not None and row.rev != expected_rev:
@@ -180,31 +291,63 @@ def change_role(
         return row
     if chosen is not Role.ORG_ADMIN:
         _keep_an_admin(scope, row)
-    before = row.role
-    Membership.objects.filter(pk=row.pk).update(role=chosen, rev=row.rev + 1)
+    before, now = row.role, clock.now()
+    if row.status == MemberStatus.ACTIVE:
+        end_grant(row, at=now)
+    else:
+        # on acceptance, this user is recorded as granting the role, not the one who invited to another role
+        row.invited_by = actor.id
+    Membership.objects.filter(pk=row.pk).update(role=chosen, invited_by=row.invited_by, rev=row.rev + 1)
     row.role, row.rev = chosen, row.rev + 1
-    _record(actor.ref, scope, row, "member.role_changed", {"from": before, "to": str(chosen)})
+    if row.status == MemberStatus.ACTIVE:
+        begin_grant(row, by=actor.id, at=now)
+    _record(scope, row, "member.role_changed", actor.ref, {"from": before, "to": str(chosen)})
+    roles_changed(scope.organization_id)
     return row
 
 
 @transaction.atomic
 def remove_member(*, actor: Principal, scope: Scope, member_id: uuid.UUID) -> None:
-    """End a membership or an invitation. Raises Conflict `last_org_admin`."""
+    """Remove a member or cancel an invitation. Raises Conflict `last_org_admin`."""
     row = _locked_member(scope, member_id)
     _keep_an_admin(scope, row)
-    _record(actor.ref, scope, row, "member.removed", {"email": row.email, "role": row.role})
+    _record(scope, row, "member.removed", actor.ref, {"email": row.email, "role": row.role})
+    if row.status == MemberStatus.ACTIVE:
+        end_grant(row)
     row.delete()
+    roles_changed(scope.organization_id)
+
+
+def delete_expired_invitations(*, expired_before: dt.datetime) -> int:
+    """Delete the invitations that were not accepted in time, with an audit event each. Returns their number."""
+    ids = _expired(expired_before).order_by("pk").values_list("pk", flat=True)
+    return for_each("expired_invitations", list(ids[:DELETED_AT_ONCE]), lambda pk: _delete_expired(pk, expired_before))
+
+
+def _expired(before: dt.datetime) -> QuerySet[Membership]:
+    return Membership.objects.filter(status=MemberStatus.INVITED, invitation_expires_at__lt=before)
+
+
+@transaction.atomic
+def _delete_expired(pk: uuid.UUID, before: dt.datetime) -> int:
+    row = _expired(before).select_related("organization", "project").filter(pk=pk).first()
+    if row is None or lock_row(Organization.objects.filter(pk=row.organization_id, deleted_at__isnull=True)) is None:
+        return 0
+    if not _expired(before).filter(pk=pk).exists():
+        return 0
+    _record(_scope(row), row, "member.invitation_expired", SYSTEM_ACTOR, {"email": row.email, "role": row.role})
+    row.delete()
+    return 1
 
 
 def join_first_admin(*, user: User, organization: Organization) -> Membership:
-    """The maker of an organization becomes its org_admin; inside the transaction that makes it."""
-    try:
-        return Membership.objects.create(
-            organization=organization,
-            user=user,
-            email=user.email,
-            role=Role.ORG_ADMIN,
-            status=MemberStatus.ACTIVE,
-        )
-    except IntegrityError:
-        raise Conflict("Already a member.", code="member_exists") from None
+    """Make the creator of an organization its org_admin, in the same transaction."""
+    row = Membership.objects.create(
+        organization=organization,
+        user=user,
+        email=user.email,
+        role=Role.ORG_ADMIN,
+        status=MemberStatus.ACTIVE,
+    )
+    begin_grant(row, by=None)
+    return row

@@ -1,1 +1,1 @@
-"""HTTP: what people do with agents (`people`), how one gets in (`enrollment`), what agents call (`protocol`)."""
+"""API of agents: for people and for hosts that enroll (`people`), and for agents (`protocol`)."""

@@ -1,69 +1,64 @@
-"""What an enrolled agent calls. Every path names the agent whose key it sends."""
+"""API for enrolled agents. Every path contains the id of the agent that owns the key."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from django.conf import settings
 from django.http import StreamingHttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.agents import lane
-from apps.agents.api.serializers import EmptyIn, HeartbeatIn, ReportIn
-from apps.agents.authentication import AgentView
+from apps.agents.api.documents import DirectiveDocument, KeySetDocument, ReportDocument, RotatedKeyDocument
+from apps.agents.api.serializers import AgentEmptyInput, HeartbeatInput, ReportInput
+from apps.agents.api.waiting import Poll, wait_for_directive, wait_ticket
+from apps.agents.heartbeat_cache import receive_heartbeat
 from apps.agents.registry import AgentReport, Running, desired_source
-from apps.agents.services import Heartbeat, record_heartbeat, rotate_key
-from apps.agents.services.directives import NumberedDirective, answer_body, number_directive, sign_directive
-from apps.agents.waiting import await_directive, newer_keys, slots
-from apps.core.api import validated
-from apps.core.errors import BadRequest, FieldError
+from apps.agents.services import Heartbeat, rotate_key
+from apps.agents.services.directives import NumberedDirective, directive_document, number_directive, sign_directive
+from apps.api.authentication.agents import HeartbeatAuthentication
+from apps.api.base import AgentView
+from apps.api.operations import operation
+from apps.api.parameters import integer
+from apps.core import waits
 from apps.signing import services as signing
 
 LONGEST_WAIT = 30
+POLL_PARAMETERS = {
+    "wait": integer(LONGEST_WAIT),
+    "after": integer(2**63 - 1),
+    "key_set_version": integer(2**31 - 1),
+}
 _CHUNK = 256 * 1024
 
 
-def whole_parameters(request: Request, **most: int) -> dict[str, int]:
-    """The whole-number query parameters named in `most` (0 when not given). BadRequest beyond `most`, or for others."""
-    values = dict.fromkeys(most, 0)
-    for name in request.query_params:
-        given = request.query_params.getlist(name)
-        text = given[0]
-        if name not in most:
-            raise _bad_parameter(name, f"'{name[:64]}' is not known here.")
-        if len(given) > 1 or not (text.isascii() and text.isdigit() and len(text) <= 19) or int(text) > most[name]:
-            raise _bad_parameter(name, f"One whole number from 0 to {most[name]} is expected.")
-        values[name] = int(text)
-    return values
-
-
-def _bad_parameter(name: str, detail: str) -> BadRequest:
-    return BadRequest(detail, code="bad_parameter", errors=[FieldError(f"?{name}", "bad_parameter", detail)])
+def prefix_of(request: Request) -> str:
+    """Return the API prefix of the request: `/api/v1` or `/v1`."""
+    return request.path.split("/agents/", 1)[0]
 
 
 class _DirectiveView(AgentView):
-    """Answers with what the agent shall do."""
+    """Base of the views that answer with a directive."""
 
     def answer(self, request: Request, numbered: NumberedDirective) -> Response:
-        signed = sign_directive(self.agent, numbered)
-        version = signing.key_set_version(self.agent.environment.project.organization_id)
-        prefix = request.path.split("/agents/", 1)[0]
-        body = answer_body(self.agent.pk, signed, prefix=prefix, key_set_version=version)
-        return Response(body, headers={"Cache-Control": "no-store"})
+        signed, version = sign_directive(self.agent, numbered, key_set_version=self.key_set_version)
+        body = directive_document(self.agent.pk, signed, prefix=prefix_of(request), key_set_version=version)
+        return Response(body)
 
 
 class HeartbeatView(_DirectiveView):
-    """One round trip: what the host says, what it shall do."""
+    """Heartbeats of an agent."""
 
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        self.mark = lane.mark()
-        super().initial(request, *args, **kwargs)
+    authentication_classes = [HeartbeatAuthentication]
+    leases_slots = True
 
-    def post(self, request: Request, agent_id: uuid.UUID) -> Response:
-        given = validated(HeartbeatIn, request.data)
+    @operation(body=HeartbeatInput, answer=DirectiveDocument)
+    def post(self, request: Request) -> Response:
+        """Report the host's state. Returns the signed directive for the agent.
+
+        With `Directive-Seq`, the number of the last directive that the agent has seen, an older one is never returned.
+        """
+        given = self.given
         health = given["health"] or {}
         heartbeat = Heartbeat(
             status=given["status"],
@@ -73,60 +68,53 @@ class HeartbeatView(_DirectiveView):
             healthy=health.get("ok"),
             health_detail=health.get("detail", ""),
             metrics=given["metrics"],
+            start_id=given["start_id"],
         )
-        remembers = lane.is_open()
-        record_heartbeat(agent=self.agent, heartbeat=heartbeat, in_batch=remembers)
-        numbered = number_directive(self.agent)
-        if remembers and heartbeat.well:
-            lane.remember(self.key.sha256, self._standing(heartbeat, numbered))
-        return self.answer(request, numbered)
+        return self.answer(request, receive_heartbeat(self.key, heartbeat, seen_seq=_seen_seq(request)))
 
-    def _standing(self, heartbeat: Heartbeat, numbered: NumberedDirective) -> lane.Standing:
-        organization_id = self.agent.environment.project.organization_id
-        return lane.Standing(
-            mark=self.mark,
-            key_id=self.key.pk,
-            credential_id=self.key.public_id,
-            actor=str(self.principal.ref),
-            agent_id=self.agent.pk,
-            organization_id=organization_id,
-            environment_id=self.agent.environment_id,
-            expires_at=self.key.expires_at,
-            key_noted_at=self.key.last_used_at,
-            running=heartbeat.running,
-            health_detail=heartbeat.health_detail,
-            desired=numbered.desired,
-            seq=numbered.seq,
-            key_set_version=signing.key_set_version(organization_id),
-            signer=signing.active_signer(organization_id),
-            channels=lane.channels_of(self.agent.pk, organization_id, self.agent.environment_id),
-        )
+
+def _seen_seq(request: Request) -> int:
+    text = request.headers.get("Directive-Seq", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else 0
 
 
 class DeploymentView(_DirectiveView):
-    """The waiting poll. With `key_set_version`, a key set above it is news too."""
+    """Long poll for directives."""
 
-    def get(self, request: Request, agent_id: uuid.UUID) -> Response:
-        asked = whole_parameters(request, wait=LONGEST_WAIT, after=2**63 - 1, key_set_version=2**31 - 1)
-        latest: NumberedDirective | None = number_directive(self.agent)
-        if latest is not None and (latest.seq > asked["after"] or newer_keys(self.agent, asked["key_set_version"])):
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.seen = wait_ticket(kwargs["agent_id"])
+        super().initial(request, *args, **kwargs)
+
+    @operation(parameters=POLL_PARAMETERS, answer=DirectiveDocument, status=(200, 204))
+    def get(self, request: Request) -> Response:
+        """Return the directive with a number above `after`, waiting up to `wait` seconds, or 204 if there is none.
+
+        With `key_set_version`, a newer key set also ends the wait. At most two polls of an agent wait; a further one is
+        answered 204 at once, with `Retry-After`.
+        """
+        query = self.query
+        poll = Poll(self.agent.pk, self.key.sha256, query["after"], query["key_set_version"], prefix_of(request))
+        latest = number_directive(self.agent, just_read=True)
+        if poll.is_news(latest.seq, self.key_set_version):
             return self.answer(request, latest)
-        if asked["wait"] == 0:
-            return Response(status=204)
-        with slots.take() as granted:
-            if not granted:
-                soon = desired_source().has_in_flight(self.agent)
-                pause = 1 if soon else settings.BYTEOR_HEARTBEAT_SECONDS
-                return Response(status=204, headers={"Retry-After": str(pause)})
-            latest = await_directive(self.key, asked["after"], asked["wait"], key_set_version=asked["key_set_version"])
-        return self.answer(request, latest) if latest is not None else Response(status=204)
+        answer = Response(status=204)
+        if query["wait"]:
+            wait = wait_for_directive(poll, query["wait"], seen=self.seen)
+            if not waits.request_wait(request, wait):
+                answer["Retry-After"] = str(wait.retry_after)
+        return answer
 
 
 class StatusView(AgentView):
-    """How a deployment goes on this host."""
+    """Status reports of an agent."""
 
-    def post(self, request: Request, agent_id: uuid.UUID, deployment_id: uuid.UUID) -> Response:
-        given = validated(ReportIn, request.data)
+    def find(self) -> None:
+        desired_source().require_target(self.agent, self.kwargs["deployment_id"])
+
+    @operation(body=ReportInput, answer=ReportDocument, errors=("not_wanted", "already_settled"))
+    def post(self, request: Request) -> Response:
+        """Report the status of a deployment on this host."""
+        given, deployment_id = self.given, self.kwargs["deployment_id"]
         report = AgentReport(
             status=given["status"],
             bundle_sha256=given["bundle_sha256"],
@@ -136,25 +124,28 @@ class StatusView(AgentView):
             log_tail=given["log_tail"] or "",
         )
         desired_source().report(agent=self.agent, deployment_id=deployment_id, report=report)
-        return Response({"agent_id": str(agent_id), "deployment_id": str(deployment_id), "status": report.status})
+        return Response(
+            ReportDocument(agent_id=str(self.agent.pk), deployment_id=str(deployment_id), status=report.status)
+        )
 
 
 class BundleView(AgentView):
-    """The archive, to its targets alone."""
+    """Bundles for agents."""
 
-    def get(self, request: Request, agent_id: uuid.UUID, deployment_id: uuid.UUID) -> StreamingHttpResponse:
-        download = desired_source().bundle_for(self.agent, deployment_id)
+    @operation(errors=("signing_key_revoked", "not_wanted"))
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """Return the archive (tar) of a deployment's bundle. 404 for an agent that is not a target."""
+        download = desired_source().bundle_for(self.agent, self.kwargs["deployment_id"])
         response = StreamingHttpResponse(_Pieces(download.stream), content_type="application/x-tar")
         response["Content-Length"] = str(download.size)
         response["Content-Disposition"] = f'attachment; filename="{download.sha256}.tar"'
         response["X-Content-Type-Options"] = "nosniff"
-        response["Cache-Control"] = "private, no-store"
         response["ETag"] = f'"{download.sha256}"'
         return response
 
 
 class _Pieces:
-    """A stream in pieces. It is closed with the answer, also when nobody read a byte of it."""
+    """A stream in chunks. It is closed with the response, also if no byte was read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -167,19 +158,20 @@ class _Pieces:
 
 
 class SigningKeysView(AgentView):
-    """The key sets above the one the agent knows, oldest first."""
+    """Key sets for agents."""
 
-    def get(self, request: Request, agent_id: uuid.UUID) -> Response:
-        after = whole_parameters(request, after=2**31 - 1)["after"]
+    @operation(parameters={"after": integer(2**31 - 1)}, answer=KeySetDocument)
+    def get(self, request: Request) -> Response:
+        """List the key sets above the agent's own version, oldest first."""
         organization_id = self.agent.environment.project.organization_id
-        return Response(signing.key_set(organization_id, after=after))
+        return Response(signing.key_set(organization_id, after=self.query["after"]))
 
 
 class RotateKeyView(AgentView):
-    """A new key for itself."""
+    """Rotation of an agent's key."""
 
-    def post(self, request: Request, agent_id: uuid.UUID) -> Response:
-        validated(EmptyIn, request.data)
+    @operation(body=AgentEmptyInput, answer=RotatedKeyDocument, errors=("already_rotated", "key_replaced"))
+    def post(self, request: Request) -> Response:
+        """Create a new key for the calling agent."""
         text = rotate_key(actor=self.principal, agent=self.agent, key=self.key)
-        body: dict[str, Any] = {"agent_id": str(agent_id), "api_key": text.reveal()}
-        return Response(body, headers={"Cache-Control": "no-store"})
+        return Response(RotatedKeyDocument(agent_id=str(self.agent.pk), api_key=text.reveal()))

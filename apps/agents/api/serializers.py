@@ -1,4 +1,4 @@
-"""Input shapes, strictly."""
+"""Strict input serializers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from rest_framework import serializers
 
 from apps.agents.models import NAME_LENGTH
 from apps.agents.services.enrollment import LONGEST_LIFETIME, MOST_USES
-from apps.core.api import Choice, Id, JSONObject, StrictSerializer, StringMap, Text, Truth, WholeNumber
+from apps.api.serializers import (
+    JSONObjectField,
+    StrictBooleanField,
+    StrictCharField,
+    StrictChoiceField,
+    StrictIntegerField,
+    StrictSerializer,
+    StringMapField,
+    UUIDField,
+)
 
 MAX_EXACT_INT = 2**53 - 1
 MAX_LOG_TAIL_BYTES = 16 * 1024
 _SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
 
 
-class Line(Text):
+class Line(StrictCharField):
     """Text of one line: no control characters."""
 
-    default_error_messages = {"control": "Control characters are not taken here."}
+    default_error_messages = {"control": "Control characters are not allowed."}
 
     def to_internal_value(self, data: Any) -> str:
         text = super().to_internal_value(data)
@@ -30,10 +39,10 @@ class Line(Text):
         return text
 
 
-class Sha256(Text):
+class Sha256(StrictCharField):
     """64 lower-case hex digits."""
 
-    default_error_messages = {"digest": "64 lower-case hex digits are expected."}
+    default_error_messages = {"digest": "Must be 64 lower-case hex digits."}
 
     def to_internal_value(self, data: Any) -> str:
         text = super().to_internal_value(data)
@@ -42,8 +51,8 @@ class Sha256(Text):
         return text
 
 
-class BoundedText(Text):
-    """Text kept as it is, at most `max_bytes` of UTF-8."""
+class BoundedText(StrictCharField):
+    """Text of at most `max_bytes` bytes of UTF-8, stored unchanged."""
 
     default_error_messages = {"too_long": "At most {max_bytes} bytes."}
 
@@ -58,8 +67,8 @@ class BoundedText(Text):
         return text
 
 
-class BoundedObject(JSONObject):
-    """A JSON object of finite numbers, at most `max_bytes` when written compactly."""
+class BoundedObject(JSONObjectField):
+    """A JSON object of finite numbers, at most `max_bytes` bytes in compact form."""
 
     default_error_messages = {
         "too_long": "At most {max_bytes} bytes of JSON.",
@@ -81,92 +90,99 @@ class BoundedObject(JSONObject):
         return value
 
 
-class LabelPatch(JSONObject):
-    """A merge patch of labels (RFC 7396): strings set, null removes."""
+class LabelPatch(JSONObjectField):
+    """A JSON Merge Patch of labels (RFC 7396): strings set, null removes."""
 
-    default_error_messages = {"invalid": "An object of short strings or null is expected."}
+    default_error_messages = {"invalid": "Must be an object of short strings or null."}
 
     def to_internal_value(self, data: Any) -> dict[str, str | None]:
         value = super().to_internal_value(data)
         given = {key: item for key, item in value.items() if item is not None}
-        StringMap().to_internal_value(given)
+        StringMapField().to_internal_value(given)
         return value
 
 
 def merged_labels(labels: Mapping[str, str], patch: Mapping[str, str | None] | None) -> dict[str, str]:
-    """`labels` after a merge patch, None removing all. ValidationError when there are too many then."""
+    """Apply a merge patch to `labels`; None removes all. Raises ValidationError if the result has too many."""
     if patch is None:
         return {}
     after = {key: value for key, value in {**labels, **patch}.items() if value is not None}
     try:
-        return StringMap().to_internal_value(after)
+        return StringMapField().to_internal_value(after)
     except serializers.ValidationError as error:
         raise serializers.ValidationError({"labels": error.detail}) from None
 
 
-class EnrollmentTokenIn(StrictSerializer):
+class EnrollmentTokenInput(StrictSerializer):
     """POST enrollment-tokens."""
 
     name = Line(max_length=NAME_LENGTH, required=False, allow_blank=True, default="")
-    max_uses = WholeNumber(min_value=1, max_value=MOST_USES, required=False, default=1)
-    expires_in_seconds = WholeNumber(
+    max_uses = StrictIntegerField(min_value=1, max_value=MOST_USES, required=False, default=1)
+    expires_in_seconds = StrictIntegerField(
         min_value=1, max_value=int(LONGEST_LIFETIME.total_seconds()), required=False, default=3600
     )
-    labels = StringMap(required=False, default=dict)
+    labels = StringMapField(required=False, default=dict)
 
 
-class EnrollIn(StrictSerializer):
+class AgentSerializer(StrictSerializer):
+    """Input from an agent. Unknown fields are ignored, because a newer agent may send more."""
+
+    ignores_unknown = True
+
+
+class EnrollInput(AgentSerializer):
     """POST agents."""
 
     name = Line(max_length=NAME_LENGTH, required=False, allow_null=True, default=None)
     hostname = Line(max_length=253, required=False, allow_blank=True, default="")
-    labels = StringMap(required=False, default=dict)
+    labels = StringMapField(required=False, default=dict)
     version = Line(max_length=64, required=False, allow_blank=True, default="")
 
 
-class AgentPatchIn(StrictSerializer):
+class AgentPatchInput(StrictSerializer):
     """PATCH agent."""
 
     name = Line(max_length=NAME_LENGTH, required=False)
     labels = LabelPatch(required=False, allow_null=True)
 
 
-class EmptyIn(StrictSerializer):
-    """`{}` or nothing."""
+class AgentEmptyInput(AgentSerializer):
+    """No input from an agent: `{}` or an empty body."""
 
 
-class RunningIn(StrictSerializer):
-    """What runs on a host."""
+class RunningInput(AgentSerializer):
+    """The bundle that a host runs."""
 
-    deployment_id = Id()
+    deployment_id = UUIDField()
     bundle_sha256 = Sha256()
-    sequence = WholeNumber(min_value=0, max_value=MAX_EXACT_INT)
+    sequence = StrictIntegerField(min_value=0, max_value=MAX_EXACT_INT)
 
 
-class HealthIn(StrictSerializer):
-    """How what runs there is doing."""
+class HealthInput(AgentSerializer):
+    """Health of the running bundle."""
 
-    ok = Truth()
-    detail = Text(max_length=1000, required=False, allow_blank=True, default="")
+    ok = StrictBooleanField()
+    detail = StrictCharField(max_length=1000, required=False, allow_blank=True, default="")
 
 
-class HeartbeatIn(StrictSerializer):
+class HeartbeatInput(AgentSerializer):
     """POST heartbeat."""
 
     status = Line(max_length=64)
     version = Line(max_length=64, allow_blank=True)
-    running = RunningIn(required=False, allow_null=True, default=None)
-    key_set_version = WholeNumber(min_value=0, max_value=2**31 - 1)
-    health = HealthIn(required=False, allow_null=True, default=None)
-    metrics = BoundedObject(max_bytes=16 * 1024, required=False, default=dict)
+    running = RunningInput(required=False, allow_null=True, default=None)
+    start_id = Line(max_length=64, required=False, allow_blank=True, default="")
+    key_set_version = StrictIntegerField(min_value=0, max_value=2**31 - 1)
+    health = HealthInput(required=False, allow_null=True, default=None)
+    metrics = BoundedObject(max_bytes=64 * 1024, required=False, default=dict)
 
 
-class ReportIn(StrictSerializer):
-    """POST status: digest and sequence are null only where no bundle is meant or none was read."""
+class ReportInput(AgentSerializer):
+    """A status report. Digest and sequence are null only without a bundle, or when none could be read."""
 
-    status = Choice(choices=["fetched", "verified", "activated", "failed", "rolled_back", "stopped"])
+    status = StrictChoiceField(choices=["fetched", "verified", "activated", "failed", "rolled_back", "stopped"])
     bundle_sha256 = Sha256(required=False, allow_null=True, default=None)
-    sequence = WholeNumber(min_value=0, max_value=MAX_EXACT_INT, required=False, allow_null=True, default=None)
+    sequence = StrictIntegerField(min_value=0, max_value=MAX_EXACT_INT, required=False, allow_null=True, default=None)
     reason = BoundedText(max_bytes=4096, required=False, allow_null=True, default="")
     tuning = BoundedObject(max_bytes=16 * 1024, required=False, allow_null=True, default=dict)
     log_tail = BoundedText(max_bytes=MAX_LOG_TAIL_BYTES, required=False, allow_null=True, default="")
@@ -174,7 +190,7 @@ class ReportIn(StrictSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs["status"] not in ("stopped", "failed"):
             missing = {
-                name: [serializers.ErrorDetail("This is needed with this status.", code="required")]
+                name: [serializers.ErrorDetail("Required with this status.", code="required")]
                 for name in ("bundle_sha256", "sequence")
                 if attrs[name] is None
             }

@@ -1,4 +1,4 @@
-"""What an agent is told: numbered when it changes, signed each time it is said."""
+"""Directives for agents: numbered when they change, signed each time they are sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from django.db import transaction
 from django.db.models import F, Value
 from django.db.models.functions import Greatest
 
-from apps.agents.lane import note_told
 from apps.agents.models import Agent
 from apps.agents.registry import Desired, desired_source
 from apps.core import clock, wake
@@ -27,9 +26,9 @@ DIRECTIVE_TTL_MS = 10 * 60 * 1000
 
 @dataclass(frozen=True, slots=True)
 class SignedDirective:
-    """A directive as it is given out: the DSSE envelope, the same in plain, its number.
+    """A directive as it is sent: the DSSE envelope, its content, and its number.
 
-    `bundle_deployment_id` is the deployment whose bundle it asks to run, None for `stop` and `none`.
+    `bundle_deployment_id` is the deployment whose bundle the agent should run, None for `stop` and `none`.
     """
 
     envelope: dict[str, Any]
@@ -40,50 +39,48 @@ class SignedDirective:
 
 @dataclass(frozen=True, slots=True)
 class NumberedDirective:
-    """What is wanted and the number it was given."""
+    """The desired state and its number."""
 
     desired: Desired
     seq: int
 
 
-def number_directive(agent: Agent) -> NumberedDirective:
-    """What `agent` shall do now, with its number: `max(last + 1, Unix ms)` when it changed, else the one it had.
+def number_directive(agent: Agent, *, just_read: bool = False) -> NumberedDirective:
+    """Return the directive of `agent` with its number: `max(last + 1, Unix ms)` if it changed, else the same number.
 
-    Two at once agree: the number is moved by a guarded UPDATE, and who loses it looks again. Call it outside
-    of a transaction. NotFound when the agent is gone.
+    Concurrent calls agree: a guarded UPDATE sets the number, and the loser reads again. With `just_read`, `agent` was
+    read for this request and is not read again at first. Call it outside transactions. Raises NotFound if the agent was
+    deleted.
     """
+    row: tuple[int, Any] | None = (agent.directive_seq, agent.directive_content) if just_read else None
     while True:
-        row = Agent.objects.filter(pk=agent.pk).values("directive_seq", "directive_content").first()
+        row = row or Agent.objects.filter(pk=agent.pk).values_list("directive_seq", "directive_content").first()
         if row is None:
             raise NotFound()
-        last = row["directive_seq"]
-        # read after the row: who sees somebody's number also sees what that number stands for
+        last, last_content = row
+        row = None
+        # read after the row: a reader that sees a number also sees the content it belongs to
         desired = desired_source().desired(agent)
         content = desired.content()
-        if content == row["directive_content"]:
-            return _told(agent, desired, last)
+        if content == last_content:
+            return NumberedDirective(desired, last)
         seq = max(last + 1, clock.now_ms())
         with transaction.atomic():
             changed = Agent.objects.filter(pk=agent.pk, directive_seq=last).update(
                 directive_seq=seq, directive_content=content
             )
             if changed:
-                # no process may go on with the one before
+                # no process may keep using the previous one
                 announce([agent.pk])
         if changed:
             fault_point("agents.directive.numbered")
-            return _told(agent, desired, seq)
-
-
-def _told(agent: Agent, desired: Desired, seq: int) -> NumberedDirective:
-    note_told(agent.pk, seq)
-    return NumberedDirective(desired, seq)
+            return NumberedDirective(desired, seq)
 
 
 def sign_for(
     *, agent_id: uuid.UUID, environment_id: uuid.UUID, desired: Desired, seq: int, signer: trust.Signer
 ) -> SignedDirective:
-    """The directive numbered `seq`, signed by `signer`, valid for ten minutes from now."""
+    """Sign the directive `seq` with `signer`, valid for ten minutes."""
     now = clock.now_ms()
     directive = trust.Directive(
         environment_id=str(environment_id),
@@ -106,19 +103,33 @@ def sign_for(
     )
 
 
-def sign_directive(agent: Agent, numbered: NumberedDirective) -> SignedDirective:
-    """The directive signed with the organization's active key, valid for ten minutes from now."""
-    return sign_for(
+def sign_directive(
+    agent: Agent, numbered: NumberedDirective, *, key_set_version: int | None = None
+) -> tuple[SignedDirective, int]:
+    """Sign the directive with the organization's active key, valid for ten minutes. Returns it with the key set
+    version.
+
+    Pass `key_set_version` if the caller has just read it.
+    """
+    organization_id = agent.environment.project.organization_id
+    if key_set_version is None:
+        signer, version = signing.active_signer_and_version(organization_id)
+    else:
+        signer, version = signing.signer_at(organization_id, key_set_version)
+    signed = sign_for(
         agent_id=agent.pk,
         environment_id=agent.environment_id,
         desired=numbered.desired,
         seq=numbered.seq,
-        signer=signing.active_signer(agent.environment.project.organization_id),
+        signer=signer,
     )
+    return signed, version
 
 
-def answer_body(agent_id: uuid.UUID, signed: SignedDirective, *, prefix: str, key_set_version: int) -> dict[str, Any]:
-    """What a heartbeat or a poll is answered with. `prefix` is the caller's own: `/api/v1` or `/v1`."""
+def directive_document(
+    agent_id: uuid.UUID, signed: SignedDirective, *, prefix: str, key_set_version: int
+) -> dict[str, Any]:
+    """Return the response to a heartbeat or a poll. `prefix` is the request's own: `/api/v1` or `/v1`."""
     url = None
     if signed.bundle_deployment_id is not None:
         url = f"{prefix}/agents/{agent_id}/deployments/{signed.bundle_deployment_id}/bundle"
@@ -130,29 +141,24 @@ def answer_body(agent_id: uuid.UUID, signed: SignedDirective, *, prefix: str, ke
     }
 
 
-def directive_for(agent: Agent) -> SignedDirective:
-    """What `agent` shall do now, numbered and signed. See `number_directive`."""
-    return sign_directive(agent, number_directive(agent))
-
-
 def channel_of(agent_id: uuid.UUID) -> str:
-    """The wake channel on which an agent's waiting poll listens."""
+    """Return the notification channel of an agent's long poll."""
     return f"agent:{agent_id}"
 
 
 def announce(agent_ids: Iterable[uuid.UUID]) -> None:
-    """Wake the waiting polls of these agents when the caller's transaction commits."""
+    """Wake the long polls of these agents when the caller's transaction commits."""
     wake.notify(*map(channel_of, agent_ids))
 
 
 def announce_keys(organization_id: uuid.UUID) -> None:
-    """Wake every waiting poll of the organization: there is a new version of its key set to follow."""
+    """Wake every long poll of the organization: it has a new key set version."""
     agents = Agent.objects.enrolled().filter(environment__project__organization=organization_id)
     announce(agents.values_list("pk", flat=True))
 
 
 def announce_scope(scope: Scope) -> None:
-    """Wake every waiting poll below `scope`: their credentials have just ended."""
+    """Wake every long poll below `scope`: their credentials were revoked."""
     agents = Agent.objects.enrolled()
     if scope.environment is not None:
         agents = agents.filter(environment=scope.environment)
@@ -163,9 +169,15 @@ def announce_scope(scope: Scope) -> None:
     announce(agents.values_list("pk", flat=True))
 
 
-def note_assigned(agent_ids: Iterable[uuid.UUID], sequence: int) -> None:
-    """Remember that `sequence` was assigned to these agents, in the caller's transaction."""
+def note_assigned(agent_ids: Iterable[uuid.UUID], desired: Desired, *, sequence: int) -> None:
+    """Record that `sequence` was assigned to these agents, and number their directives, in the caller's transaction.
+
+    One statement numbers the directives of a whole fleet, whose polls then only read. If `desired` is not what an agent
+    should run when it polls, `number_directive` assigns another number.
+    """
     Agent.objects.filter(pk__in=list(agent_ids)).update(
         ever_assigned=True,
         highest_assigned_sequence=Greatest(F("highest_assigned_sequence"), Value(sequence)),
+        directive_seq=Greatest(F("directive_seq") + 1, Value(clock.now_ms())),
+        directive_content=desired.content(),
     )

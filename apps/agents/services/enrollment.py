@@ -1,4 +1,4 @@
-"""How a host becomes an agent: a token that lets it in, once."""
+"""Enrollment of hosts with one-time tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from django.db import models, transaction
 
 from apps.access import tokens
+from apps.access.policy import require_person
 from apps.access.principals import Principal
 from apps.agents.models import NAME_LENGTH, Agent, EnrollmentToken
 from apps.agents.services.keys import end_keys, mint_key
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
+from apps.core.db import delete_in_chunks
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, Unauthenticated
 from apps.core.secrets import Secret
 from apps.runtime.faults import fault_point
@@ -28,11 +30,12 @@ DEFAULT_LIFETIME = dt.timedelta(hours=1)
 LONGEST_LIFETIME = dt.timedelta(days=7)
 MOST_USES = 1000
 REPEAT_WINDOW = dt.timedelta(minutes=10)
+ENDED_KEPT = dt.timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Enrollment:
-    """What enrolling gave: the agent and the only sight of its key."""
+    """Result of an enrollment: the agent and its key, which is shown only here."""
 
     agent: Agent
     api_key: Secret
@@ -55,17 +58,20 @@ def create_enrollment_token(
     expires_in: dt.timedelta = DEFAULT_LIFETIME,
     labels: Mapping[str, str] | None = None,
 ) -> tuple[EnrollmentToken, Secret]:
-    """A token that lets `max_uses` agents into the scope's environment, and its text, which is shown only here.
+    """Create a token for `max_uses` enrollments in the scope's environment. Returns it with its text, which is shown
+    only here.
 
-    It lives an hour unless said, at most seven days (BadRequest beyond). NotFound when the environment is gone.
+    Valid for an hour by default and seven days at most (BadRequest above). Raises Forbidden `person_required`, and NotFound
+    if the environment is deleted.
     """
+    require_person(actor)
     if not dt.timedelta(seconds=1) <= expires_in <= LONGEST_LIFETIME:
-        raise _out_of_range("expires_in_seconds", "From 1 second to 7 days.")
+        raise _out_of_range("expires_in_seconds", "Must be from 1 second to 7 days.")
     if not 1 <= max_uses <= MOST_USES:
-        raise _out_of_range("max_uses", f"From 1 to {MOST_USES}.")
+        raise _out_of_range("max_uses", f"Must be from 1 to {MOST_USES}.")
     minted = tokens.mint("enr")
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         token = EnrollmentToken.objects.create(
             environment=environment,
             name=name,
@@ -77,12 +83,11 @@ def create_enrollment_token(
             created_by=actor.id,
             created_by_name=actor.name,
         )
-        audit.record(
-            organization_id=scope.organization_id,
+        audit.record_in(
+            scope,
             action="enrollment_token.created",
             actor=actor.ref,
             target=f"enrollment_token:{token.pk}",
-            scope=scope.as_dict(),
             details={
                 "name": name,
                 "public_id": token.public_id,
@@ -95,30 +100,37 @@ def create_enrollment_token(
 
 
 def delete_enrollment_token(*, actor: Principal, scope: Scope, token_id: uuid.UUID) -> None:
-    """Take a token back; agents it let in stay. NotFound when it is not there any more."""
+    """Delete a token. Agents that enrolled with it stay. Raises NotFound."""
     with transaction.atomic():
-        lock_environment(scope.here.pk)
-        changed = EnrollmentToken.objects.filter(pk=token_id, environment=scope.here, revoked_at__isnull=True).update(
-            revoked_at=clock.now()
-        )
+        lock_environment(scope.require_environment().pk)
+        changed = EnrollmentToken.objects.filter(
+            pk=token_id, environment=scope.require_environment(), revoked_at__isnull=True
+        ).update(revoked_at=clock.now())
         if not changed:
             raise NotFound()
-        audit.record(
-            organization_id=scope.organization_id,
+        audit.record_in(
+            scope,
             action="enrollment_token.deleted",
             actor=actor.ref,
             target=f"enrollment_token:{token_id}",
-            scope=scope.as_dict(),
         )
 
 
 def request_digest(idempotency_key: str | None) -> str:
-    """How an Idempotency-Key is kept; empty for none."""
+    """Return the stored form of an Idempotency-Key; empty for none."""
     return hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key else ""
 
 
+def delete_ended_tokens(now: dt.datetime) -> int:
+    """Delete the enrollment tokens revoked or expired 30 days ago. Returns their number. Their audit events stay."""
+    before = now - ENDED_KEPT
+    return delete_in_chunks(
+        EnrollmentToken.objects.filter(models.Q(revoked_at__lt=before) | models.Q(expires_at__lt=before))
+    )
+
+
 def _earlier(token: EnrollmentToken, request: str, now: dt.datetime) -> Agent | None:
-    """The agent that the same request made a moment ago and that never reported since."""
+    """Return the agent that the same request created recently and that has not reported since."""
     if not request:
         return None
     return (
@@ -137,7 +149,7 @@ def _earlier(token: EnrollmentToken, request: str, now: dt.datetime) -> Agent | 
 
 def _refusal(token: EnrollmentToken | None, now: dt.datetime) -> Unauthenticated | None:
     if token is None or token.revoked_at is not None:
-        return Unauthenticated("This enrollment token is not known.")
+        return Unauthenticated("Unknown enrollment token.")
     if token.uses >= token.max_uses:
         return Unauthenticated("This enrollment token was used.", code="token_used")
     if token.expires_at <= now:
@@ -146,10 +158,11 @@ def _refusal(token: EnrollmentToken | None, now: dt.datetime) -> Unauthenticated
 
 
 def usable_token(sha256: str, *, idempotency_key: str | None) -> EnrollmentToken:
-    """The token with this digest, if enrolling with it could work now (a repeat of the same request counts as that).
+    """Return the token with this digest, if an enrollment with it can succeed (a repetition of the same request
+    included).
 
-    Raises Unauthenticated: `invalid_token` when unknown, taken back, or of an environment that is gone;
-    `token_used`; `token_expired`.
+    Raises Unauthenticated: `invalid_token` if it is unknown, deleted, or of a deleted environment; `token_used`;
+    `token_expired`.
     """
     now = clock.now()
     token = (
@@ -166,7 +179,7 @@ def usable_token(sha256: str, *, idempotency_key: str | None) -> EnrollmentToken
 
 
 def note_refused_enrollment(sha256: str, *, reason: str) -> None:
-    """Put on record that a token which exists was refused. Of one that never did there is nothing to say."""
+    """Record the refusal of an existing token. An unknown token leaves no event."""
     token = EnrollmentToken.objects.select_related("environment__project__organization").filter(sha256=sha256).first()
     if token is None:
         return
@@ -191,11 +204,11 @@ def enroll(
     reported_labels: Mapping[str, str] | None = None,
     version: str = "",
 ) -> Enrollment:
-    """Let a host in: exactly `max_uses` times, however many ask at once.
+    """Enroll a host: exactly `max_uses` times, under any concurrency.
 
-    The same request (token and Idempotency-Key) repeated within ten minutes and before the first heartbeat
-    answers the same agent with a fresh key. Raises Unauthenticated `token_used`, `token_expired` or
-    `invalid_token`, and Conflict `name_taken` for a given name that another agent here has.
+    The same request (token and Idempotency-Key) repeated within ten minutes and before the first heartbeat returns the
+    same agent with a new key. Raises Unauthenticated `token_used`, `token_expired` or `invalid_token`, and Conflict
+    `name_taken` for a name that another agent of the environment has.
     """
     request = request_digest(idempotency_key)
     with transaction.atomic():
@@ -215,7 +228,7 @@ def enroll(
                 raise _refusal(current, now) or Unauthenticated()
             taken = Agent.objects.filter(environment=environment)
             if name is not None and taken.filter(name=name).exists():
-                raise Conflict(f"An agent named '{name}' is here already. Delete it first.", code="name_taken")
+                raise Conflict(f"An agent named '{name}' already exists. Delete it first.", code="name_taken")
             agent = Agent.objects.create(
                 environment=environment,
                 name=name if name is not None else _free_name(taken, hostname),
@@ -227,12 +240,11 @@ def enroll(
                 enrollment_request=request,
             )
         api_key = mint_key(agent)
-        audit.record(
-            organization_id=scope.organization_id,
+        audit.record_in(
+            scope,
             action="agent.enrolled",
             actor=actor.ref,
             target=f"agent:{agent.pk}",
-            scope=scope.as_dict(),
             details={"name": agent.name, "labels": agent.labels, "hostname": hostname, "repeated": repeated},
         )
         fault_point("agents.enroll.before_commit")
@@ -241,7 +253,7 @@ def enroll(
 
 
 def _free_name(taken: models.QuerySet[Agent], hostname: str) -> str:
-    """A name from the host's first label, with a number behind it when another agent has it."""
+    """Return a name derived from the host name's first label, with a number if another agent has it."""
     base = re.sub(r"[^a-z0-9-]+", "-", hostname.split(".", 1)[0].lower()).strip("-")[: NAME_LENGTH - 8] or "agent"
     names = set(taken.filter(name__startswith=base).values_list("name", flat=True))
     if base not in names:

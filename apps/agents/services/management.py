@@ -1,4 +1,4 @@
-"""What people do with agents: rename, label, revoke, remove."""
+"""Management of agents by people: rename, label, revoke, delete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ Relabel = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 def _locked(scope: Scope, agent_id: uuid.UUID) -> Agent:
     agent = lock_row(
-        Agent.objects.select_related("environment__project__organization").filter(pk=agent_id, environment=scope.here)
+        Agent.objects.select_related("environment__project__organization").filter(
+            pk=agent_id, environment=scope.require_environment()
+        )
     )
     if agent is None:
         raise NotFound()
@@ -42,15 +44,13 @@ def update_agent(
     relabel: Relabel | None = None,
     guard: Guard | None = None,
 ) -> Agent:
-    """Rename an agent or change the labels that select it; None leaves as it is.
+    """Rename an agent or change its labels; None leaves a field unchanged. Existing deployments keep their targets.
 
-    Deployments made before keep their targets.
-
-    `relabel` is given the present labels and answers the wanted ones (it may refuse); `guard` sees the
-    locked row and may refuse (If-Match). Raises NotFound, Conflict `name_taken`.
+    `relabel` gets the current labels and returns the new ones (it may refuse). `guard` gets the locked row and may
+    refuse (If-Match). Raises NotFound and Conflict `name_taken`.
     """
     with transaction.atomic():
-        lock_environment(scope.here.pk)
+        lock_environment(scope.require_environment().pk)
         agent = _locked(scope, agent_id)
         if guard is not None:
             guard(agent)
@@ -66,20 +66,20 @@ def update_agent(
             with transaction.atomic():
                 Agent.objects.filter(pk=agent.pk).update(**changes, rev=models.F("rev") + 1, updated_at=clock.now())
         except IntegrityError:
-            raise Conflict(f"An agent named '{name}' is here already.", code="name_taken") from None
-        audit.record(
-            organization_id=scope.organization_id,
+            raise Conflict(f"An agent named '{name}' already exists.", code="name_taken") from None
+        audit.record_in(
+            scope,
             action="agent.updated",
             actor=actor.ref,
             target=f"agent:{agent.pk}",
-            scope=scope.as_dict(),
             details={"before": before, "after": changes},
         )
         return _locked(scope, agent_id)
 
 
 def _settle(actor: Principal, agent: Agent, force: bool) -> bool:
-    """Let the room above settle what is in flight on `agent`; Conflict `agent_in_flight` unless forced or idle."""
+    """End what is in flight on `agent` through the app that deploys. Raises Conflict `agent_in_flight` unless forced or
+    idle."""
     source = desired_source()
     blockers = source.removal_blockers(agent)
     if blockers and not force:
@@ -88,31 +88,30 @@ def _settle(actor: Principal, agent: Agent, force: bool) -> bool:
             code="agent_in_flight",
             extra={"blockers": blockers},
         )
-    source.agent_removed(actor=actor.ref, agent=agent)
+    source.settle_targets_of_agent(actor=actor.ref, agent=agent)
     return bool(blockers)
 
 
 def remove_agent(
     *, actor: Principal, scope: Scope, agent_id: uuid.UUID, force: bool = False, guard: Guard | None = None
 ) -> None:
-    """Delete an agent; its keys end at once, its name is free, deployments keep its id and name.
+    """Delete an agent: its keys are revoked, its name is free, deployments keep its id and name.
 
-    Raises NotFound; Conflict `agent_in_flight` (with `blockers`) unless `force`.
+    Raises NotFound, and Conflict `agent_in_flight` (with `blockers`) unless `force`.
     """
     with transaction.atomic():
-        lock_environment(scope.here.pk)
+        lock_environment(scope.require_environment().pk)
         agent = _locked(scope, agent_id)
         if guard is not None:
             guard(agent)
         forced = _settle(actor, agent, force)
         announce([agent.pk])
         Agent.objects.filter(pk=agent.pk).delete()
-        audit.record(
-            organization_id=scope.organization_id,
+        audit.record_in(
+            scope,
             action="agent.removed",
             actor=actor.ref,
             target=f"agent:{agent_id}",
-            scope=scope.as_dict(),
             details={"name": agent.name, "forced": forced},
         )
         fault_point("agents.remove.before_commit")
@@ -120,12 +119,12 @@ def remove_agent(
 
 
 def revoke_agent_key(*, actor: Principal, scope: Scope, agent_id: uuid.UUID, force: bool = False) -> Agent:
-    """End every key of an agent at once and for good: the host must be enrolled anew. A repeat changes nothing.
+    """Revoke every key of an agent for good: the host must enroll again. A repetition changes nothing.
 
-    Raises NotFound; Conflict `agent_in_flight` (with `blockers`) unless `force`.
+    Raises NotFound, and Conflict `agent_in_flight` (with `blockers`) unless `force`.
     """
     with transaction.atomic():
-        lock_environment(scope.here.pk)
+        lock_environment(scope.require_environment().pk)
         agent = _locked(scope, agent_id)
         if agent.revoked_at is not None:
             return agent
@@ -134,12 +133,11 @@ def revoke_agent_key(*, actor: Principal, scope: Scope, agent_id: uuid.UUID, for
         end_keys(agent, now)
         Agent.objects.filter(pk=agent.pk).update(revoked_at=now, updated_at=now, rev=models.F("rev") + 1)
         announce([agent.pk])
-        audit.record(
-            organization_id=scope.organization_id,
+        audit.record_in(
+            scope,
             action="agent.key_revoked",
             actor=actor.ref,
             target=f"agent:{agent.pk}",
-            scope=scope.as_dict(),
             details={"name": agent.name, "forced": forced},
         )
         return _locked(scope, agent_id)

@@ -1,4 +1,4 @@
-"""The credential that an approval mints, and checking it."""
+"""Credentials of approvals: issue and check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apps.tenancy.selectors import scope_of
 
 
 def mint(approval: Approval, *, issued_by: list[str], now: dt.datetime) -> dict[str, Any]:
-    """The columns that hold a fresh credential for this approval, signed by the organization's active key."""
+    """Return the columns of a new credential for this approval, signed with the organization's active key."""
     scope = scope_of(approval.environment)
     signer = signing.active_signer(scope.organization_id)
     expires = now + dt.timedelta(hours=int(approval.policy["credential_ttl_hours"]))
@@ -41,7 +41,7 @@ def mint(approval: Approval, *, issued_by: list[str], now: dt.datetime) -> dict[
 
 
 def check_credential(approval: Approval, *, at_ms: int) -> trust.CredentialClaims:
-    """The claims of the approval's credential, if it covered this approval's subject at `at_ms`. Raises TrustError."""
+    """Return the claims of the approval's credential, if it is valid for this subject at `at_ms`. Raises TrustError."""
     scope = scope_of(approval.environment)
     return trust.verify_credential(
         approval.credential,

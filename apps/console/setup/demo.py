@@ -1,10 +1,11 @@
-"""The demo: a tenant with people of each role, a redaction pipeline on three real agents, one deployment active, one waiting."""
+"""The demo: a tenant with a user of each role, and a redaction pipeline on three agents with an active and a pending deployment."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,27 +17,27 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from apps.access.models import User
+from apps.access.models import Membership, User
 from apps.access.principals import Principal, person_principal
 from apps.access.roles import Role
 from apps.agents.models import Agent
 from apps.agents.services import create_enrollment_token
 from apps.approvals.models import Approval
-from apps.approvals.selectors import present
+from apps.approvals.selectors import current_facts
 from apps.approvals.services import decide
-from apps.console.setup import OPERATOR, add_person, bootstrap
+from apps.console.setup import OPERATOR, add_person
 from apps.core.errors import ServiceError
 from apps.core.processes import die_with_parent
 from apps.deployments.models import ConfigBundle, Deployment, DeploymentStatus
 from apps.deployments.services import create_bundle, request_deployment
-from apps.deployments.services.request import Selector
+from apps.deployments.services.requests import Selector
 from apps.pipelines.models import PipelineVersion
 from apps.pipelines.services import create_draft, promote_draft
 from apps.runtime.agent.build import build_pyz
-from apps.tenancy.models import Environment, Organization
+from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import scope_of
-from apps.tenancy.services import create_environment, create_project
+from apps.tenancy.services import create_environment, create_organization, create_project
 
 ORGANIZATION = "Demo Shop"
 PEOPLE = (
@@ -96,21 +97,29 @@ class Demo:
 
 
 def accounts_file() -> Path:
-    """Where the accounts are kept (0600)."""
+    """Path of the file with the accounts (mode 0600)."""
     return Path(settings.BYTEOR_DATA_DIR) / "demo" / "accounts.json"
 
 
 def prepare() -> Demo:
-    """Make the tenant, or find it from an earlier start."""
+    """Create the demo tenant, or reuse the one of an earlier start. Deleted parts are created again."""
     path = accounts_file()
+    known: list[dict[str, str]] = json.loads(path.read_text()) if path.exists() else []
     organization = Organization.objects.filter(name=ORGANIZATION, deleted_at__isnull=True).order_by("pk").first()
-    if organization is not None and path.exists():
-        accounts = json.loads(path.read_text())
-        environment = Environment.objects.select_related("project__organization").get(
-            project__organization=organization, slug="staging"
-        )
-    else:
-        accounts, environment = _make(path)
+    if organization is None or not known:
+        organization = create_organization(actor=OPERATOR, name=ORGANIZATION)
+    accounts = _accounts(organization, {account["email"]: account for account in known})
+    _keep(path, accounts)
+    projects = Project.objects.filter(organization=organization, slug="orders", deleted_at__isnull=True)
+    project = projects.first() or create_project(
+        actor=OPERATOR, organization=organization, name="Orders", slug="orders"
+    )
+    environments = Environment.objects.select_related("project__organization").filter(
+        project=project, slug="staging", deleted_at__isnull=True
+    )
+    environment = environments.first() or create_environment(
+        actor=OPERATOR, project=project, name="Staging", slug="staging", posture="staging"
+    )
     scope = scope_of(environment)
     url = (
         f"{settings.BYTEOR_API_BASE_URL}/orgs/{scope.organization_id}/projects/{scope.project_id}"
@@ -119,32 +128,35 @@ def prepare() -> Demo:
     return Demo(scope, url, accounts)
 
 
-def _make(path: Path) -> tuple[list[dict[str, str]], Environment]:
+def _accounts(organization: Organization, known: dict[str, dict[str, str]]) -> list[dict[str, str]]:
+    """Create the demo's users as members; `known` are the accounts of an earlier start, which keep their passwords."""
     accounts: list[dict[str, str]] = []
-    first = bootstrap(organization=ORGANIZATION, email="ada@demo.example", name="Ada Admin")
-    organization = first.organization
     for handle, name, role in PEOPLE:
         email = f"{handle}@demo.example"
-        made = first if handle == "ada" else add_person(organization=organization, email=email, role=role, name=name)
-        accounts.append(
-            {
+        account = known.get(email)
+        member = Membership.objects.filter(organization=organization, project=None, email=email).exists()
+        if account is None or not member or not User.objects.filter(email=email).exists():
+            made = add_person(organization=organization, email=email, role=role, name=name)
+            before = account["password"] if account else "(unchanged)"
+            account = {
                 "email": email,
-                "password": made.password.reveal() if made.password else "(as before)",
+                "password": made.password.reveal() if made.password else before,
                 "role": str(role),
                 "token": made.token.reveal(),
             }
-        )
-    project = create_project(actor=OPERATOR, organization=organization, name="Orders")
-    environment = create_environment(actor=OPERATOR, project=project, name="Staging", slug="staging", posture="staging")
+        accounts.append(account)
+    return accounts
+
+
+def _keep(path: Path, accounts: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle_ = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle_, "w") as out:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as out:
         json.dump(accounts, out, indent=2)
-    return accounts, environment
 
 
 class Fleet:
-    """Three agent processes and the stream of made-up orders that they read."""
+    """Three agent processes, and the stream of fictitious orders that they read."""
 
     def __init__(self, demo: Demo) -> None:
         self.demo = demo
@@ -153,7 +165,18 @@ class Fleet:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Start the agents; those that were never enrolled get a token each."""
+        """Start the agents; each agent that is not enrolled gets an enrollment token."""
+        try:
+            self._start_agents()
+        except (ServiceError, User.DoesNotExist) as error:
+            self._give_up(error)
+        threading.Thread(target=self._feed, name="orders", daemon=True).start()
+
+    def _give_up(self, error: Exception) -> None:
+        detail = error.detail if isinstance(error, ServiceError) else "one of its users was deleted."
+        print(f"byteor: the demo could not be completed: {detail}", file=sys.stderr, flush=True)
+
+    def _start_agents(self) -> None:
         program = self.root / "byteor-agent.pyz"
         program.write_bytes(build_pyz())
         for name in AGENTS:
@@ -164,7 +187,9 @@ class Fleet:
             command = [sys.executable, str(program), "run", "--environment-url", self.demo.environment_url]
             command += ["--state-dir", str(home / "state"), "--data-dir", str(data), "--name", name]
             environment = dict(os.environ)
-            if not (home / "state" / "agent.json").exists():
+            if not self._is_enrolled(home / "state"):
+                # state of another environment or of a deleted agent
+                shutil.rmtree(home / "state", ignore_errors=True)
                 made = create_enrollment_token(
                     actor=self.demo.person("oleg"),
                     scope=self.demo.scope,
@@ -177,7 +202,16 @@ class Fleet:
                 subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=die_with_parent)
             )
             log.close()
-        threading.Thread(target=self._feed, name="orders", daemon=True).start()
+
+    def _is_enrolled(self, state: Path) -> bool:
+        """True if the agent of this folder is still enrolled in the environment."""
+        try:
+            kept = json.loads((state / "agent.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return Agent.objects.filter(
+            pk=kept["agent_id"], environment=self.demo.scope.require_environment(), revoked_at__isnull=True
+        ).exists()
 
     def _feed(self) -> None:
         dice, number = random.Random(7), int(time.time())  # noqa: S311 - made-up orders
@@ -201,11 +235,11 @@ class Fleet:
                 child.wait()
 
     def seed(self) -> None:
-        """When the agents are there: see that one deployment is active and one waits. Runs in a thread of its own."""
+        """Once the agents are enrolled, ensure one active and one pending deployment. Runs in its own thread."""
         try:
             self._seed()
-        except ServiceError as error:
-            print(f"byteor: the demo could not be completed: {error.detail}", file=sys.stderr, flush=True)
+        except (ServiceError, User.DoesNotExist) as error:
+            self._give_up(error)
         finally:
             connection.close()
 
@@ -219,14 +253,16 @@ class Fleet:
 
     def _seed(self) -> None:
         scope, oleg, rita = self.demo.scope, self.demo.person("oleg"), self.demo.person("rita")
-        alive = Agent.objects.filter(environment=scope.here, revoked_at=None, last_seen_at__isnull=False)
+        alive = Agent.objects.filter(
+            environment=scope.require_environment(), revoked_at=None, last_seen_at__isnull=False
+        )
         if not self._wait(60, lambda: alive.count() >= len(AGENTS)):
             return
-        version = PipelineVersion.objects.filter(environment=scope.here).order_by("pk").first()
+        version = PipelineVersion.objects.filter(environment=scope.require_environment()).order_by("pk").first()
         if version is None:
             draft = create_draft(actor=oleg, scope=scope, name="orders-redaction", spec=SPEC)
             version = promote_draft(actor=oleg, scope=scope, draft_id=draft.pk).version
-        deployments = Deployment.objects.filter(environment=scope.here)
+        deployments = Deployment.objects.filter(environment=scope.require_environment())
         if not deployments.filter(status=DeploymentStatus.ACTIVE.value).exists():
             first = _bundle(oleg, scope, version, FIRST_RULES)
             asked = request_deployment(
@@ -239,7 +275,7 @@ class Fleet:
                 approval_id=approval.pk,
                 decision="approve",
                 comment="Looks right.",
-                shown_digest=present(approval).shown_digest,
+                shown_digest=current_facts(approval).shown_digest,
             )
             self._wait(60, lambda: deployments.filter(status=DeploymentStatus.ACTIVE.value).exists())
         if not deployments.filter(status=DeploymentStatus.PENDING_APPROVAL.value).exists():
@@ -258,14 +294,14 @@ class Fleet:
 
 def _bundle(actor: Principal, scope: Scope, version: PipelineVersion, rules: list[str]) -> ConfigBundle:
     config = config_with(rules)
-    for bundle in ConfigBundle.objects.filter(environment=scope.here, version_id=version.pk):
+    for bundle in ConfigBundle.objects.filter(environment=scope.require_environment(), version_id=version.pk):
         if bundle.config == config:
             return bundle
     return create_bundle(actor=actor, scope=scope, version_id=version.pk, config=config)
 
 
 def make_order(number: int, dice: random.Random) -> dict[str, Any]:
-    """A made-up order of a made-up customer."""
+    """A fictitious order of a fictitious customer."""
     first = dice.choice(["Ana", "Bruno", "Chloé", "Dmitri", "Emre", "Fiona", "Gita", "Hugo"])
     last = dice.choice(["Almeida", "Berger", "Castro", "Dubois", "Evans", "Fischer"])
     return {

@@ -1,1 +1,1 @@
-"""HTTP of this room: config bundles and deployments."""
+"""API of config bundles and deployments."""

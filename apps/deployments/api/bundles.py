@@ -1,56 +1,77 @@
-"""Config bundles over HTTP, and the schema they are checked against."""
+"""API of config bundles and of the JSON Schema of their configuration."""
 
 from __future__ import annotations
-
-import uuid
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.access.api import PersonView, ScopedView
 from apps.access.roles import Permission
-from apps.core.api import keyset_page, tagged, text_filter
+from apps.api.base import ApiView, ScopedView, no_content_response
+from apps.api.etags import etag_response
+from apps.api.operations import operation
+from apps.api.parameters import exact_filter, id_filter, text_filter
 from apps.deployments import selectors, services
-from apps.deployments.api.serializers import BundleIn, bundle_body
+from apps.deployments.api.documents import LONG_BUNDLE_MEMBERS, BundleDocument, bundle_document
+from apps.deployments.api.serializers import BundleInput
+from apps.deployments.models import ConfigBundle
 from apps.runtime.config import CONFIG_SCHEMA
+
+VIEW, OPERATE = Permission.VIEW_ENVIRONMENT, Permission.OPERATE_ENVIRONMENT
 
 
 class BundlesView(ScopedView):
-    """The environment's config bundles."""
+    """Config bundles of an environment."""
 
-    level = "environment"
-    permissions = {"GET": Permission.VIEW_ENVIRONMENT, "POST": Permission.OPERATE_ENVIRONMENT}
+    @operation(
+        VIEW,
+        lists=BundleDocument,
+        filters={
+            "version_id": id_filter("version_id"),
+            "config_hash": exact_filter("config_hash"),
+            "q": text_filter("pipeline_name", "spec_hash", "config_hash"),
+        },
+        long_members=LONG_BUNDLE_MEMBERS,
+    )
+    def get(self, request: Request) -> Response:
+        """List the config bundles of the environment."""
+        return self.page(selectors.bundles(self.scope), bundle_document)
 
-    def get(self, request: Request, **_path: uuid.UUID) -> Response:
-        filters = {"q": text_filter("pipeline_name", "spec_hash", "config_hash")}
-        return keyset_page(request, selectors.bundles(self.scope), bundle_body, filters=filters)
-
-    def post(self, request: Request, **_path: uuid.UUID) -> Response:
-        given = self.read(BundleIn)
-        bundle = services.create_bundle(
-            actor=self.principal, scope=self.scope, version_id=given["version_id"], config=given["config"]
-        )
-        return Response(bundle_body(bundle), status=201)
+    @operation(
+        OPERATE,
+        body=BundleInput,
+        answer=BundleDocument,
+        status=201,
+        errors=("unknown_version", "spec_not_understood", "invalid_config"),
+    )
+    def post(self, request: Request) -> Response:
+        """Create a config bundle."""
+        bundle = services.create_bundle(actor=self.principal, scope=self.scope, **self.given)
+        return Response(bundle_document(bundle), status=201)
 
 
 class BundleDetailView(ScopedView):
-    """One config bundle: never changed, deleted only while no deployment used it."""
+    """A config bundle. It never changes, and can be deleted only until a deployment uses it."""
 
-    finds = selectors.get_bundle
-    level = "environment"
-    permissions = {"GET": Permission.VIEW_ENVIRONMENT, "DELETE": Permission.OPERATE_ENVIRONMENT}
+    lookup = selectors.get_bundle
+    found: ConfigBundle
 
-    def get(self, request: Request, bundle_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        bundle = selectors.get_bundle(self.scope, bundle_id)
-        return tagged(request, bundle_body(bundle), f"{bundle.config_hash[7:23]}.{int(bundle.used_at is not None)}")
+    @operation(VIEW, answer=BundleDocument)
+    def get(self, request: Request) -> Response:
+        """Read a config bundle."""
+        tag = f"{self.found.config_hash[7:23]}.{int(self.found.used_at is not None)}"
+        return etag_response(request, bundle_document(self.found), tag)
 
-    def delete(self, request: Request, bundle_id: uuid.UUID, **_path: uuid.UUID) -> Response:
-        services.delete_bundle(actor=self.principal, scope=self.scope, bundle_id=bundle_id)
-        return Response(status=204)
+    @operation(OPERATE, status=204, errors=("bundle_in_use",))
+    def delete(self, request: Request) -> Response:
+        """Delete a config bundle that no deployment used."""
+        services.delete_bundle(actor=self.principal, scope=self.scope, bundle_id=self.found.pk)
+        return no_content_response()
 
 
-class ConfigSchemaView(PersonView):
+class ConfigSchemaView(ApiView):
     """The JSON Schema (2020-12) of a bundle's configuration."""
 
+    @operation(answer=dict[str, object])
     def get(self, request: Request) -> Response:
+        """Read the JSON Schema (2020-12) of a bundle's configuration."""
         return Response(CONFIG_SCHEMA)

@@ -1,24 +1,39 @@
-"""Every write of this room. Each begins with the environment's row locked and is one transaction."""
+"""Write operations on deployments. Each locks the environment's row first and is one transaction.
 
-from apps.deployments.services.agents import agent_removed, note_handed_out
-from apps.deployments.services.bakes import sweep_bakes, take_unhealthy_heartbeat
+What causes a change, and calls what is below:
+
+- people: `requests`, `cancellation`, `rollback`, `bundles`
+- approvals and keys: `denial_and_failure`, `key_revocation`
+- workers and clocks: `builds`, `bakes`, `timeouts`
+- agents: `reports`, `agent_events`
+
+What a change leads to, top to bottom:
+
+- `progress`: the transition that the targets require; `phases`: assignment of targets, and bakes
+- `reconcile`: consequences for other deployments, by `supersession` and `build_queue`
+- `transitions`: each status change, with its event and audit row
+"""
+
+from apps.deployments.services.agent_events import record_bundle_download, settle_targets_of_agent
+from apps.deployments.services.bakes import end_due_bakes, record_unhealthy_heartbeat
 from apps.deployments.services.bundles import create_bundle, delete_bundle
-from apps.deployments.services.cancelling import cancel
-from apps.deployments.services.reports import take_report
-from apps.deployments.services.request import request_deployment
+from apps.deployments.services.cancellation import cancel
+from apps.deployments.services.reports import record_report
+from apps.deployments.services.requests import request_deployment
 from apps.deployments.services.rollback import rollback
-from apps.deployments.services.timeouts import sweep_timeouts
+from apps.deployments.services.timeouts import extend_timeout_for_storage, time_out_silent_targets
 
 __all__ = [
-    "agent_removed",
     "cancel",
     "create_bundle",
     "delete_bundle",
-    "note_handed_out",
+    "end_due_bakes",
+    "extend_timeout_for_storage",
+    "record_bundle_download",
+    "record_report",
+    "record_unhealthy_heartbeat",
     "request_deployment",
     "rollback",
-    "sweep_bakes",
-    "sweep_timeouts",
-    "take_report",
-    "take_unhealthy_heartbeat",
+    "settle_targets_of_agent",
+    "time_out_silent_targets",
 ]

@@ -1,4 +1,4 @@
-"""What decides in a bake: unhealthy heartbeats, and its end."""
+"""Bakes: unhealthy heartbeats, and the end of a bake."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from apps.agents.models import Agent
 from apps.agents.registry import Running
 from apps.core import clock
 from apps.core.errors import NotFound
+from apps.core.isolation import for_each
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
-from apps.deployments.services.aftermath import after_moves
-from apps.deployments.services.judging import judge
-from apps.deployments.services.moves import locked_deployment
-from apps.deployments.services.phases import UNHEALTHY, fail_activated
+from apps.deployments.services.phases import UNHEALTHY, fail_active_target
+from apps.deployments.services.progress import apply_target_progress
+from apps.deployments.services.reconcile import reconcile_after_transition
+from apps.deployments.services.transitions import locked_deployment
 from apps.runtime.faults import fault_point
 from apps.tenancy.selectors import lock_environment
 
 S, T = DeploymentStatus, TargetStatus
 
+SWEEP_SECONDS = 60.0
 
-def take_unhealthy_heartbeat(*, agent: Agent, running: Running | None) -> bool:
-    """An agent says that it is not well: in a bake of a deployment that it activated, its target has failed.
 
-    Anywhere else nothing follows, nor when it speaks of something else that runs there. One transaction; True when a
-    target failed.
+def record_unhealthy_heartbeat(*, agent: Agent, running: Running | None) -> bool:
+    """Fail the target of an unhealthy agent during the bake of the deployment that it activated.
+
+    Has no effect outside of a bake, or when the agent reports that it runs another bundle. One transaction. Returns True
+    when a target failed.
     """
     mine = Target.objects.filter(
         agent_id=agent.pk,
@@ -36,7 +39,7 @@ def take_unhealthy_heartbeat(*, agent: Agent, running: Running | None) -> bool:
         deployment__status=S.DEPLOYING,
         deployment__bake_started_at__isnull=False,
     )
-    # no lock is taken for the many heartbeats that decide nothing
+    # most heartbeats have no effect and take no lock
     found = mine.values_list("deployment_id", flat=True).first()
     if found is None or (running is not None and running.deployment_id != found):
         return False
@@ -48,20 +51,23 @@ def take_unhealthy_heartbeat(*, agent: Agent, running: Running | None) -> bool:
         target = mine.filter(deployment=deployment).first()
         if target is None:
             return False
-        said = agent_reads.unwell([agent.pk], deployment.pk).get(agent.pk, "")
-        fail_activated(target, UNHEALTHY, said, clock.now())
-        judge(deployment)
-        after_moves(deployment)
+        reason = agent_reads.unhealthy_agents([agent.pk], deployment.pk).get(agent.pk, "")
+        fail_active_target(target, UNHEALTHY, reason, clock.now())
+        apply_target_progress(deployment)
+        reconcile_after_transition(deployment)
         fault_point("deployments.unhealthy.before_commit")
     fault_point("deployments.unhealthy.after_commit")
     return True
 
 
-def sweep_bakes(now: dt.datetime) -> int:
-    """Take every deployment whose bake is over on to what comes next. One transaction each; how many were looked at."""
+def end_due_bakes(now: dt.datetime) -> int:
+    """Advance every deployment whose bake is over. One transaction each; a failure does not block the others.
+
+    Returns the number of deployments processed.
+    """
     over = Deployment.objects.filter(bake_ends_at__lte=now, status=S.DEPLOYING).order_by("bake_ends_at")
     rows: list[tuple[uuid.UUID, uuid.UUID]] = list(over.values_list("environment_id", "pk"))
-    return sum(_end_bake(environment_id, pk) for environment_id, pk in rows)
+    return for_each("deployment_bakes", rows, lambda row: _end_bake(*row), seconds=SWEEP_SECONDS)
 
 
 def _end_bake(environment_id: uuid.UUID, deployment_id: uuid.UUID) -> bool:
@@ -73,8 +79,8 @@ def _end_bake(environment_id: uuid.UUID, deployment_id: uuid.UUID) -> bool:
         ends = deployment.bake_ends_at
         if deployment.status != S.DEPLOYING.value or ends is None or ends > clock.now():
             return False
-        judge(deployment)
-        after_moves(deployment)
+        apply_target_progress(deployment)
+        reconcile_after_transition(deployment)
         fault_point("deployments.bake_end.before_commit")
     fault_point("deployments.bake_end.after_commit")
     return True

@@ -1,4 +1,4 @@
-"""Config bundles: made, and deleted while nobody uses them."""
+"""Creation and deletion of config bundles."""
 
 from __future__ import annotations
 
@@ -21,28 +21,36 @@ from apps.tenancy.selectors import lock_environment, scope_of
 
 
 def create_bundle(*, actor: Principal, scope: Scope, version_id: uuid.UUID, config: Mapping[str, Any]) -> ConfigBundle:
-    """A version of this environment together with its configuration.
+    """Create a bundle of a version of this environment and its configuration.
 
-    Raises Unprocessable: `unknown_version`; `invalid_config` with a pointer (into the body, `/config/…`) per problem.
+    Raises Unprocessable: `unknown_version`; `spec_not_understood` for a version that only a newer server understands;
+    `invalid_config` with a pointer (into the body, `/config/…`) per problem.
     """
+    # a version is immutable, so the compilation and validation can precede the lock
+    try:
+        version = pipelines.get_version(scope, version_id)
+    except NotFound:
+        raise Unprocessable(
+            "The version does not exist in this environment.",
+            code="unknown_version",
+            errors=[FieldError("/version_id", "unknown_version", "Not a version of this environment.")],
+        ) from None
+    plan = compile_spec(version.spec).plan
+    if plan is None:
+        detail = "This server does not understand the spec of the version: a newer one made it."
+        errors = [FieldError("/version_id", "spec_not_understood", detail)]
+        raise Unprocessable(detail, code="spec_not_understood", errors=errors)
+    problems = runtime_config.check_config(config, plan)
+    if problems:
+        raise Unprocessable(
+            "The configuration is not valid.",
+            code="invalid_config",
+            errors=[FieldError(f"/config{p.pointer}", p.code, p.detail) for p in problems],
+        )
+    digest = runtime_config.config_hash(config)
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         here = scope_of(environment)
-        try:
-            version = pipelines.get_version(here, version_id)
-        except NotFound:
-            raise Unprocessable(
-                "There is no such version in this environment.",
-                code="unknown_version",
-                errors=[FieldError("/version_id", "unknown_version", "No version of this environment.")],
-            ) from None
-        problems = runtime_config.check_config(config, compile_spec(version.spec).plan)
-        if problems:
-            raise Unprocessable(
-                "The configuration is not valid.",
-                code="invalid_config",
-                errors=[FieldError(f"/config{p.pointer}", p.code, p.detail) for p in problems],
-            )
         bundle = ConfigBundle.objects.create(
             environment=environment,
             version_id=version.pk,
@@ -50,16 +58,15 @@ def create_bundle(*, actor: Principal, scope: Scope, version_id: uuid.UUID, conf
             pipeline_name=version.name,
             spec_hash=version.spec_hash,
             config=dict(config),
-            config_hash=runtime_config.config_hash(config),
+            config_hash=digest,
             created_by=actor.id,
             created_by_name=actor.name[:200],
         )
-        audit.record(
-            organization_id=here.organization_id,
+        audit.record_in(
+            here,
             action="bundle.created",
             actor=actor.ref,
             target=f"bundle:{bundle.pk}",
-            scope=here.as_dict(),
             details={
                 "version_id": str(version.pk),
                 "spec_hash": bundle.spec_hash,
@@ -74,7 +81,7 @@ def create_bundle(*, actor: Principal, scope: Scope, version_id: uuid.UUID, conf
 def delete_bundle(*, actor: Principal, scope: Scope, bundle_id: uuid.UUID) -> None:
     """Delete a bundle that no deployment ever used. Raises NotFound, Conflict `bundle_in_use`."""
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         here = scope_of(environment)
         rows = ConfigBundle.objects.filter(pk=bundle_id, environment=environment)
         bundle = rows.first()
@@ -82,12 +89,11 @@ def delete_bundle(*, actor: Principal, scope: Scope, bundle_id: uuid.UUID) -> No
             raise NotFound()
         deleted, _ = rows.filter(used_at__isnull=True).delete()
         if not deleted:
-            raise Conflict("A deployment uses this bundle: it stays as it is.", code="bundle_in_use")
-        audit.record(
-            organization_id=here.organization_id,
+            raise Conflict("A deployment uses this bundle, so it can't be deleted.", code="bundle_in_use")
+        audit.record_in(
+            here,
             action="bundle.deleted",
             actor=actor.ref,
             target=f"bundle:{bundle_id}",
-            scope=here.as_dict(),
             details={"version_id": str(bundle.version_id), "config_hash": bundle.config_hash},
         )

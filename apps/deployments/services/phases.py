@@ -1,4 +1,4 @@
-"""Going from phase to phase: who is assigned when, which bake begins and ends, and what is put on record of it."""
+"""Phases of a rollout: assignment of targets, start and end of bakes, and their events."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from django.db.models import BooleanField, Case, Count, Value, When
 
 from apps.agents import selectors as agent_reads
 from apps.agents import services as agents
+from apps.agents.registry import Desired
 from apps.approvals.models import Approval, ApprovalStatus
-from apps.deployments.models import Confirmation, Deployment, PhaseMark, Target, TargetStatus, in_words
+from apps.deployments.models import Confirmation, Deployment, PhaseMark, Target, TargetStatus, describe_counts
 from apps.deployments.rollout import Step, Tally, next_step
-from apps.deployments.services.moves import record_phase
+from apps.deployments.services.transitions import record_phase
 from apps.runtime.faults import fault_point
 
 T = TargetStatus
@@ -33,7 +34,7 @@ class _Note:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a rollout got by itself: what is to be put on record, where it stopped, and its targets by status."""
+    """Progress of a rollout: the events to record, the step it stopped at, and target counts by status."""
 
     notes: Sequence[_Note]
     step: Step
@@ -42,7 +43,7 @@ class Progress:
 
 
 def tally_of(deployment: Deployment) -> list[Tally]:
-    """The deployment's targets, those that are alike counted together by the database."""
+    """Count the deployment's targets by phase, status and settlement."""
     settled = Case(When(settled_at__isnull=False, then=Value(True)), default=Value(False), output_field=BooleanField())
     rows = (
         Target.objects.filter(deployment=deployment)
@@ -53,16 +54,16 @@ def tally_of(deployment: Deployment) -> list[Tally]:
     return [Tally(phase, status, bool(is_settled), number) for phase, status, is_settled, number in rows]
 
 
-def carry_on(deployment: Deployment, *, now: dt.datetime) -> Progress:
-    """Take a deployment that is (or is about to be) `deploying` as far as it goes by itself: begin phases and bakes.
+def advance_phases(deployment: Deployment, *, now: dt.datetime) -> Progress:
+    """Advance a deployment that is (or is about to be) `deploying` as far as possible: begin phases and bakes.
 
-    In the caller's transaction, the environment locked. Writes targets, agents and the deployment's phase; the caller
-    then makes the move that `step` asks for (FAIL, ACTIVATE; WAIT: none) and calls `record`, so that what is audited is
-    written last. Asked again at the same moment it does nothing more.
+    Runs in the caller's transaction with the environment locked. Writes targets, agents and the deployment's phase. The
+    caller then makes the transition that `step` asks for (FAIL, ACTIVATE; none for WAIT) and calls `record`, so that audit
+    rows are written last. Idempotent for the same `now`.
     """
     notes: list[_Note] = []
     while True:
-        unheard = _end_of_bake(deployment, now)
+        silent_count = _end_of_bake(deployment, now)
         rows = tally_of(deployment)
         step = next_step(
             deployment.phases,
@@ -71,7 +72,7 @@ def carry_on(deployment: Deployment, *, now: dt.datetime) -> Progress:
             rows,
             max_failures=deployment.max_failures,
             now=now,
-            unheard=unheard,
+            silent_count=silent_count,
         )
         present = deployment.phase
         if present is not None and step is Step.ADVANCE and not _still_approved(deployment):
@@ -87,14 +88,14 @@ def carry_on(deployment: Deployment, *, now: dt.datetime) -> Progress:
 
 
 def record(deployment: Deployment, progress: Progress) -> None:
-    """Put the phases that began, baked or passed on record; one that is not phased has none to tell of."""
+    """Record the phases that began, baked or passed. A deployment that is not phased has none."""
     if deployment.phased:
         for note in progress.notes:
             record_phase(deployment, note.phase, note.mark, at=note.at, detail=note.detail)
 
 
 def _still_approved(deployment: Deployment) -> bool:
-    """Whoever takes an approval back takes its deployment back in the same transaction; this is the second lock."""
+    """True if the approval is still granted. A revocation also stops the deployment; this is a second safeguard."""
     return Approval.objects.filter(pk=deployment.approval_id, status=ApprovalStatus.APPROVED).exists()
 
 
@@ -106,11 +107,11 @@ def _counts(rows: Sequence[Tally]) -> Counter[str]:
 
 
 def _summary(rows: Sequence[Tally], phase: int) -> str:
-    return in_words(_counts([row for row in rows if row.phase == phase])) or "no targets"
+    return describe_counts(_counts([row for row in rows if row.phase == phase])) or "no targets"
 
 
 def _begin(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
-    """Assign the targets of `phase` that are still there, noting what each had confirmed until now."""
+    """Assign the targets of `phase` whose agents are enrolled, and store what each had last confirmed."""
     targets: list[Target] = list(Target.objects.filter(deployment=deployment, phase=phase, status=T.PENDING))
     agent_ids = [target.agent_id for target in targets]
     known = {c.agent_id: c for c in Confirmation.objects.filter(agent_id__in=agent_ids)}
@@ -128,7 +129,8 @@ def _begin(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
         batch_size=100,
     )
     if deployment.sequence is not None:
-        agents.note_assigned(agent_ids, deployment.sequence)
+        wanted = Desired("activate", deployment.pk, deployment.pk, deployment.bundle_sha256, deployment.sequence)
+        agents.note_assigned(agent_ids, wanted, sequence=deployment.sequence)
     agents.announce(agent_ids)
     _set(deployment, phase=phase, phase_started_at=now, bake_started_at=None, bake_ends_at=None, updated_at=now)
     fault_point("deployments.phase.begun")
@@ -149,28 +151,28 @@ def _set(deployment: Deployment, **columns: object) -> None:
 
 
 def _end_of_bake(deployment: Deployment, now: dt.datetime) -> int:
-    """At the end of a bake: fail the targets whose agent's last word is that it is not well, and count the silent ones.
+    """Fail the targets whose last heartbeat is unhealthy at the end of a bake, and return the number of silent ones.
 
-    An activated target whose agent fell silent holds the phase; after `timeout_seconds` more it has failed, too.
+    A silent activated target holds up the phase; after `timeout_seconds` more it fails too.
     """
     ends = deployment.bake_ends_at
     if ends is None or now < ends:
         return 0
     activated = Target.objects.filter(deployment=deployment, status=T.ACTIVATED)
     agent_ids = list(activated.values_list("agent_id", flat=True))
-    unwell = agent_reads.unwell(agent_ids, deployment.pk)
-    silent = [a for a in agent_reads.gone_silent(agent_ids, now) if a not in unwell]
-    for target in activated.filter(agent_id__in=list(unwell)):
-        fail_activated(target, UNHEALTHY, unwell[target.agent_id], now)
+    unhealthy_agents = agent_reads.unhealthy_agents(agent_ids, deployment.pk)
+    silent = [a for a in agent_reads.offline_agents(agent_ids, now) if a not in unhealthy_agents]
+    for target in activated.filter(agent_id__in=list(unhealthy_agents)):
+        fail_active_target(target, UNHEALTHY, unhealthy_agents[target.agent_id], now)
     if now < ends + dt.timedelta(seconds=deployment.timeout_seconds):
         return len(silent)
     for target in activated.filter(agent_id__in=silent):
-        fail_activated(target, SILENT, "no sign of life at the end of the bake", now)
+        fail_active_target(target, SILENT, "no heartbeat at the end of the bake", now)
     return 0
 
 
-def fail_activated(target: Target, code: str, detail: str, now: dt.datetime) -> None:
-    """An activated target did not stay well: it has failed, and its agent goes back by its directive."""
+def fail_active_target(target: Target, code: str, detail: str, now: dt.datetime) -> None:
+    """Fail an activated target that became unhealthy. Its agent's directive changes to a rollback."""
     reason = f"{code}: {detail}" if detail else code
     report = {**target.report, "status": T.FAILED.value, "reason": reason, "failure": reason}
     Target.objects.filter(pk=target.pk, status=T.ACTIVATED).update(

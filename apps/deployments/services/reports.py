@@ -1,4 +1,4 @@
-"""What agents say. Each report is one guarded update of one target; the last one moves the deployment."""
+"""Reports of agents. Each is one guarded update of a target; the last one completes the deployment."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from apps.core import clock
 from apps.core.errors import Conflict, NotFound
 from apps.deployments.desired import desired_of
 from apps.deployments.models import Confirmation, Deployment, Target, TargetStatus
-from apps.deployments.rules import Meaning, ReportedOn, meaning_of
-from apps.deployments.selectors import walk
-from apps.deployments.services.aftermath import after_moves
-from apps.deployments.services.judging import judge
-from apps.deployments.services.moves import locked_deployment
+from apps.deployments.rules import ReportEffect, TargetState, effect_of
+from apps.deployments.selectors import assignment_history
+from apps.deployments.services.progress import apply_target_progress
+from apps.deployments.services.reconcile import notify_base_changed, reconcile_after_transition
+from apps.deployments.services.transitions import locked_deployment
 from apps.runtime.faults import fault_point
 from apps.tenancy.models import Environment
 from apps.tenancy.selectors import lock_environment
@@ -25,10 +25,10 @@ from apps.tenancy.selectors import lock_environment
 T = TargetStatus
 
 
-def take_report(*, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) -> None:
-    """Take a report of `agent` on `deployment_id`, in one transaction; what it means is `rules.meaning_of`.
+def record_report(*, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) -> None:
+    """Apply a report of `agent` on `deployment_id` in one transaction (`rules.effect_of`).
 
-    Raises NotFound when `agent` is no target of it, and the Conflicts of `meaning_of`.
+    Raises NotFound when `agent` is not a target of the deployment, and Conflict as `effect_of`.
     """
     with transaction.atomic():
         environment = lock_environment(agent.environment_id)
@@ -36,57 +36,58 @@ def take_report(*, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) 
         target = Target.objects.filter(deployment=deployment, agent_id=agent.pk, agent_gone_at__isnull=True).first()
         if target is None:
             raise NotFound()
-        wanted = desired_of(walk(agent.pk))
-        meaning = meaning_of(report, _reported_on(deployment, target), wanted)
-        if meaning.confirms:
+        wanted = desired_of(assignment_history(agent.pk))
+        effect = effect_of(report, _reported_on(deployment, target), wanted)
+        if effect.confirms:
             _confirm(environment, agent, wanted)
-        if meaning.to is not None:
-            _write(target, report, meaning)
-        if meaning.settles:
-            if meaning.to == T.FAILED and wanted.deployment_id == deployment.pk:
+            notify_base_changed(environment.pk)
+        if effect.to is not None:
+            _write(target, report, effect)
+        if effect.settles:
+            if effect.to == T.FAILED and wanted.deployment_id == deployment.pk:
                 agents.announce([agent.pk])
-            judge(deployment)
-            after_moves(deployment)
+            apply_target_progress(deployment)
+            reconcile_after_transition(deployment)
         fault_point("deployments.report.before_commit")
     fault_point("deployments.report.after_commit")
 
 
-def _reported_on(deployment: Deployment, target: Target) -> ReportedOn:
-    return ReportedOn(
+def _reported_on(deployment: Deployment, target: Target) -> TargetState:
+    return TargetState(
         deployment_id=deployment.pk,
         status=target.status,
         settled=target.settled_at is not None,
-        asked_back=target.rollback_at is not None,
+        rollback_requested=target.rollback_at is not None,
         in_bake=deployment.bake_started_at is not None,
         failed_bundle=target.report.get("bundle_sha256"),
     )
 
 
-def _write(target: Target, said: AgentReport, meaning: Meaning) -> None:
-    """The guarded update of the target: only if it is still what it was read as."""
+def _write(target: Target, reported: AgentReport, effect: ReportEffect) -> None:
+    """Update the target if its status is unchanged since it was read. Raises Conflict otherwise."""
     now = clock.now()
-    report: dict[str, object] = {**target.report, "status": said.status, "reason": said.reason}
-    report["bundle_sha256"] = said.bundle_sha256
-    report["sequence"] = said.sequence
-    if said.status == "failed":
-        # kept when it goes back: somebody will ask why
-        report["failure"] = said.reason or "failed"
-    if said.tuning:
-        report["tuning"] = dict(said.tuning)
-    if said.log_tail:
-        report["log_tail"] = said.log_tail
-    columns: dict[str, object] = {"status": meaning.to}
-    if meaning.settles:
+    report: dict[str, object] = {**target.report, "status": reported.status, "reason": reported.reason}
+    report["bundle_sha256"] = reported.bundle_sha256
+    report["sequence"] = reported.sequence
+    if reported.status == "failed":
+        # kept after a rollback, for diagnosis
+        report["failure"] = reported.reason or "failed"
+    if reported.tuning:
+        report["tuning"] = dict(reported.tuning)
+    if reported.log_tail:
+        report["log_tail"] = reported.log_tail
+    columns: dict[str, object] = {"status": effect.to}
+    if effect.settles:
         columns["settled_at"] = now
     elif target.handed_out_at is None:
         columns["handed_out_at"] = now
     changed = Target.objects.filter(pk=target.pk, status=target.status).update(report=report, updated_at=now, **columns)
     if changed != 1:
-        raise Conflict("Another report came first.", code="not_wanted")
+        raise Conflict("Another report was processed first.", code="not_wanted")
 
 
 def _confirm(environment: Environment, agent: Agent, wanted: Desired) -> None:
-    """The agent runs what is wanted of it, or has stopped."""
+    """Store that the agent confirmed its desired state."""
     agents.set_running(
         agent,
         deployment_id=wanted.deployment_id,

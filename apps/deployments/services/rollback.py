@@ -1,8 +1,9 @@
-"""Going back: to what each target had last confirmed, without asking again."""
+"""Rollback of each target to what it had last confirmed, without a new approval."""
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -10,32 +11,62 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from apps.access.principals import Principal
 from apps.agents import services as agents
 from apps.core import clock
-from apps.core.actors import ActorRef
+from apps.core.actors import SYSTEM_ACTOR, ActorRef
+from apps.core.db import lock_rows
 from apps.core.errors import Conflict, StateConflict
 from apps.core.fsm import allowed_from
 from apps.deployments.desired import desired_of, without
-from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
-from apps.deployments.selectors import walk
-from apps.deployments.services.aftermath import after_moves
-from apps.deployments.services.judging import judge_rollback
-from apps.deployments.services.moves import locked_deployment, move, said
-from apps.deployments.services.queue import holders
+from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus, describe_counts
+from apps.deployments.rules import RollbackOutcome, RollbackTarget, rollback_outcome
+from apps.deployments.selectors import assignment_history
+from apps.deployments.services.build_queue import busy_agents
+from apps.deployments.services.reconcile import reconcile_after_transition
+from apps.deployments.services.transitions import end, format_status_reason, locked_deployment, move
 from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment
+
+
+def apply_rollback_progress(deployment: Deployment) -> None:
+    """Move to `rolled_back` or `failed` if `rules.rollback_outcome` is decided."""
+    rows = list(
+        Target.objects.filter(deployment=deployment, rollback_at=deployment.rolling_back_at).values_list(
+            "agent_name", "status", "settled_at", "agent_gone_at"
+        )
+    )
+    asked = {
+        name: RollbackTarget(status, settled is not None, deleted is not None)
+        for name, status, settled, deleted in rows
+    }
+    step = rollback_outcome(asked.values())
+    if step is RollbackOutcome.FAIL:
+        failed = [name for name, target in asked.items() if rollback_outcome([target]) is RollbackOutcome.FAIL]
+        reason = f"could not roll back on {', '.join(failed[:5])}"
+        end(deployment, "fail", actor=SYSTEM_ACTOR, code="rollback_failed", detail=reason)
+    elif step is RollbackOutcome.CONFIRM:
+        move(
+            deployment,
+            "confirm_rollback",
+            actor=SYSTEM_ACTOR,
+            trigger="rollback_confirmed",
+            reason=describe_counts(Counter(target.status for target in asked.values())),
+            settled_at=clock.now(),
+        )
+        fault_point("deployments.rollback.confirmed")
+
 
 S, T = DeploymentStatus, TargetStatus
 
 REVOKED = "signing_key_revoked"
 NEVER_FETCHED = (T.ASSIGNED.value, T.UNREACHABLE.value, T.FAILED.value)
-"""What a target may say that was never handed the bundle."""
+"""Statuses of a target to which the bundle was never delivered."""
 ROLLS_BACK_FROM = (S.DEPLOYING.value, S.ACTIVE.value, S.FAILED.value)
 
 
-def latest_targets(deployment: Deployment) -> QuerySet[Target]:
-    """The targets on which `deployment` is the latest: assigned, the agent still there, and nothing newer counts.
+def targets_where_latest(deployment: Deployment) -> QuerySet[Target]:
+    """The assigned targets of enrolled agents on which no newer deployment took over.
 
-    Something newer counts unless it failed there, failed before it was activated there, or was itself taken back.
+    A newer deployment took over unless it failed there, failed before it was activated there, or was rolled back.
     """
     newer = Target.objects.filter(
         ~Q(status=T.FAILED),
@@ -53,54 +84,61 @@ def _untouched(target: Target) -> bool:
     return target.handed_out_at is None and target.status in NEVER_FETCHED
 
 
-def revoked_way_back(deployment: Deployment) -> uuid.UUID | None:
-    """The deployment under a revoked signing key that a rollback would bring some agent back to; None when there is none.
+def _lock_targets(deployment: Deployment) -> None:
+    """Lock the targets' rows. Downloads are recorded there without the environment's lock, and wait for this transaction."""
+    lock_rows(Target.objects.filter(deployment=deployment).only("pk").order_by("pk"))
 
-    Agents that never fetched this one need nothing brought back: they run what they ran.
+
+def rollback_to_revoked_key(deployment: Deployment) -> uuid.UUID | None:
+    """A deployment under a revoked signing key to which a rollback would return an agent; None without one.
+
+    Agents that never downloaded `deployment` need no rollback. The targets' rows are locked first, so that the result still
+    holds when the caller acts on it.
     """
     revoked = Deployment.objects.filter(environment=deployment.environment, key_revoked_at__isnull=False)
     if not revoked.exists():
         return None
+    _lock_targets(deployment)
     back: set[uuid.UUID] = set()
-    for target in latest_targets(deployment):
+    for target in targets_where_latest(deployment):
         if not _untouched(target):
-            wanted = desired_of(without(walk(target.agent_id), deployment.pk, clock.now()))
+            wanted = desired_of(without(assignment_history(target.agent_id), deployment.pk, clock.now()))
             back |= {wanted.deployment_id} if wanted.deployment_id else set()
     return revoked.filter(pk__in=back).order_by("-sequence").values_list("pk", flat=True).first()
 
 
 def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
-    """Move to `rolling_back` and tell the targets, in the caller's transaction (its environment locked).
+    """Move to `rolling_back` and notify the targets, in the caller's transaction (environment locked).
 
-    Only targets that were assigned are touched; those that never fetched have nothing to undo and are settled at once.
-    Raises Conflict: `invalid_transition`, `nothing_to_roll_back`, `superseded`, `target_busy`. What is still deploying can
-    always be called off, even while none of its agents was told or is there. Conflict `signing_key_revoked` where it would lead
-    to a bundle that no host believes any more.
+    Only assigned targets change; those that never downloaded the bundle are settled at once. Raises Conflict
+    `invalid_transition`, `nothing_to_roll_back`, `superseded` or `target_busy`, and `signing_key_revoked` when it would lead
+    to a bundle whose key is revoked. A deployment in `deploying` can always be cancelled, even before a target was assigned.
     """
     if deployment.status not in ROLLS_BACK_FROM:
         raise StateConflict(deployment.status, S.ROLLING_BACK.value, allowed_from(deployment))
     if deployment.deploying_at is None:
-        raise Conflict("Its build failed: nothing was handed out.", code="nothing_to_roll_back")
+        raise Conflict("Its build failed, so nothing was delivered.", code="nothing_to_roll_back")
     assigned = Target.objects.filter(deployment=deployment, sequence__isnull=False, agent_gone_at__isnull=True)
     everywhere = dict(assigned.values_list("pk", "agent_id"))
     under_way = deployment.status == S.DEPLOYING.value
     if not everywhere and not under_way:
-        raise Conflict("None of its agents is there any more.", code="nothing_to_roll_back")
-    busy = holders(deployment.environment, aside=deployment.pk)
+        raise Conflict("None of its agents is enrolled any more.", code="nothing_to_roll_back")
+    busy = busy_agents(deployment.environment, exclude=deployment.pk)
     clash = next((busy[agent_id] for agent_id in everywhere.values() if agent_id in busy), None)
     if clash is not None:
         raise Conflict(
-            "Another deployment is under way on one of its targets.",
+            "Another deployment is in progress on one of its targets.",
             code="target_busy",
             extra={"deployment_id": str(clash)},
         )
-    covered: list[Target] = list(latest_targets(deployment))
+    _lock_targets(deployment)
+    covered: list[Target] = list(targets_where_latest(deployment))
     if not covered and not under_way:
-        raise Conflict("Newer deployments took over all of its targets.", code="superseded")
-    refused = revoked_way_back(deployment)
+        raise Conflict("Newer deployments superseded it on all of its targets.", code="superseded")
+    refused = rollback_to_revoked_key(deployment)
     if refused is not None:
         raise Conflict(
-            "It would go back to a bundle under a signing key that was revoked. Deploy again instead.",
+            "The previous bundle's signing key is revoked. Request a new deployment instead.",
             code=REVOKED,
             extra={"deployment_id": str(refused)},
         )
@@ -109,7 +147,7 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
     undone = [t.pk for t in covered if t.status == T.ROLLED_BACK.value]
     waiting = [t.pk for t in covered if t.pk not in {*untouched, *undone}]
     rows = Target.objects.filter(deployment=deployment)
-    # somebody newer took these over since an earlier try: nobody will hear of them again
+    # superseded by a newer deployment since an earlier attempt: no report is expected
     left = rows.filter(settled_at__isnull=True, sequence__isnull=False).exclude(pk__in=[t.pk for t in covered])
     left.update(settled_at=now, updated_at=now)
     rows.filter(pk__in=undone).update(rollback_at=now, settled_at=now, updated_at=now)
@@ -124,23 +162,23 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
         actor=actor,
         trigger=trigger,
         reason=reason,
-        status_reason=said(trigger, reason),
+        status_reason=format_status_reason(trigger, reason),
         rolling_back_at=now,
         settled_at=None,
     )
     fault_point("deployments.rollback.begun")
-    judge_rollback(deployment)
+    apply_rollback_progress(deployment)
 
 
 def rollback(*, actor: Principal, scope: Scope, deployment_id: uuid.UUID, reason: str = "") -> Deployment:
-    """Take a deployment back where it is the latest. No approval: it returns to what was approved and active there.
+    """Roll a deployment back on the targets where it is the latest. Needs no approval: it restores an approved state.
 
     Raises NotFound; Conflict `invalid_transition`, `nothing_to_roll_back`, `superseded`, `target_busy`, `signing_key_revoked`.
     """
     with transaction.atomic():
-        environment = lock_environment(scope.here.pk)
+        environment = lock_environment(scope.require_environment().pk)
         deployment = locked_deployment(environment, deployment_id)
         begin_rollback(deployment, actor=actor.ref, trigger="rollback_requested", reason=reason)
-        after_moves(deployment)
+        reconcile_after_transition(deployment)
         fault_point("deployments.rollback.before_commit")
         return locked_deployment(environment, deployment_id)

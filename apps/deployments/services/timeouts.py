@@ -1,19 +1,21 @@
-"""Targets that stay silent."""
+"""Timeouts of targets that do not report."""
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
+from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import DateTimeField, F, Func, Q
 
 from apps.core import clock
 from apps.core.errors import NotFound
+from apps.core.isolation import for_each
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
-from apps.deployments.services.aftermath import after_moves
-from apps.deployments.services.judging import judge
-from apps.deployments.services.moves import locked_deployment
+from apps.deployments.services.progress import apply_target_progress
+from apps.deployments.services.reconcile import reconcile_after_transition
+from apps.deployments.services.transitions import locked_deployment
 from apps.runtime.faults import fault_point
 from apps.tenancy.selectors import lock_environment
 
@@ -25,20 +27,53 @@ WAITED_FOR = Q(settled_at__isnull=True, phase_started_at__isnull=False) & (
 )
 
 
-def sweep_timeouts(now: dt.datetime) -> int:
-    """Call those `unreachable` that have not settled `timeout_seconds` after their phase (or rollback) began.
+class SecondsAfter(Func):
+    """SQL function: a time plus a number of seconds. SQLite truncates to milliseconds."""
 
-    One transaction per deployment. Answers how many targets.
+    output_field = DateTimeField()
+    template = "(%(expressions)s * interval '1 second')"
+    arg_joiner = " + "
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        return self.as_sql(
+            compiler,
+            connection,
+            template="strftime('%%Y-%%m-%%d %%H:%%M:%%f', %(expressions)s || ' seconds')",
+            arg_joiner=", ",
+            **context,
+        )
+
+
+TIME_IS_OVER_AT = SecondsAfter(F("phase_started_at"), F("deployment__timeout_seconds"))
+SWEEP_SECONDS = 60.0
+STORAGE_EXCUSED = dt.timedelta(minutes=30)
+
+
+def time_out_silent_targets(now: dt.datetime) -> int:
+    """Mark targets `unreachable` that have not settled `timeout_seconds` after their phase (or rollback) began.
+
+    One transaction per deployment; a failure does not block the others. Returns the number of targets.
     """
-    rows = Target.objects.filter(WAITED_FOR).values_list(
-        "deployment_id", "deployment__environment_id", "deployment__timeout_seconds", "phase_started_at"
+    overdue = (
+        Target.objects.alias(time_is_over_at=TIME_IS_OVER_AT)
+        .filter(WAITED_FOR, time_is_over_at__lte=now)
+        .order_by("deployment_id")
+        .values_list("deployment__environment_id", "deployment_id")
+        .distinct()
     )
-    overdue: dict[uuid.UUID, uuid.UUID] = {
-        deployment_id: environment_id
-        for deployment_id, environment_id, seconds, started in rows
-        if started is not None and started + dt.timedelta(seconds=seconds) <= now
-    }
-    return sum(_time_out(environment_id, pk, now) for pk, environment_id in sorted(overdue.items()))
+    return for_each("deployment_timeouts", list(overdue), lambda row: _time_out(*row, now), seconds=SWEEP_SECONDS)
+
+
+def extend_timeout_for_storage(target: Target) -> None:
+    """Restart the timeout of a target whose bundle download failed because storage was unavailable.
+
+    At most half an hour is added after the start of its phase or rollback.
+    """
+    now = clock.now()
+    Target.objects.filter(WAITED_FOR, pk=target.pk).filter(
+        Q(deployment__status=S.DEPLOYING, deployment__phase_started_at__gt=now - STORAGE_EXCUSED)
+        | Q(deployment__status=S.ROLLING_BACK, deployment__rolling_back_at__gt=now - STORAGE_EXCUSED)
+    ).update(phase_started_at=now)
 
 
 def _time_out(environment_id: uuid.UUID, deployment_id: uuid.UUID, now: dt.datetime) -> int:
@@ -59,8 +94,8 @@ def _time_out(environment_id: uuid.UUID, deployment_id: uuid.UUID, now: dt.datet
         Target.objects.filter(pk__in=silent, settled_at__isnull=True).update(
             status=T.UNREACHABLE, settled_at=now, updated_at=clock.now()
         )
-        judge(deployment)
-        after_moves(deployment)
+        apply_target_progress(deployment)
+        reconcile_after_transition(deployment)
         fault_point("deployments.timeout.before_commit")
     fault_point("deployments.timeout.after_commit")
     return len(silent)

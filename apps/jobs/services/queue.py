@@ -61,6 +61,8 @@ def retry_dead_letter(*, actor: Principal, job: Job) -> Job:
         job,
         "requeue",
         attempts=0,
+        max_attempts=handler_for(job.type).max_attempts,
+        trouble_since=None,
         progress=0,
         error_class="",
         error="",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import io
 import re
@@ -40,6 +41,12 @@ def _files() -> dict[str, bytes]:
         if wanted or "LICENSE" in name.upper():
             files[name if wanted else f"licenses/rfc8785/{entry.name}"] = Path(str(entry.locate())).read_bytes()
     return files
+
+
+def packed_sha256() -> str:
+    """Hex SHA-256 over the names and bytes of everything that is packed: another one is another agent."""
+    lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(_files().items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -10,6 +11,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -26,11 +29,12 @@ from apps.runtime.agent.state import State, StateError
 from apps.runtime.agent.supervise import TRIAL_SECONDS, Supervisor
 from apps.runtime.agent.upgrade import EXIT_UPGRADE, Upgrader, check_state
 from apps.runtime.bundle import read_bundle, verify_bundle
-from apps.runtime.trust import TrustError, accept_keyset
+from apps.runtime.trust import KeySet, TrustedKey, TrustError, accept_keyset, kid_of, unique_members
 
 STOP_SECONDS = 15.0
 UPGRADE_SECONDS = 900.0
 FIRST_LOOK_SECONDS = 60.0
+DAMAGED = "damaged"
 
 _ABOUT = """Runs approved pipelines on this host. It runs nothing that it could not verify, and does nothing that was not allowed
 here, on its own command line: what the control plane sends can never widen that. By default a pipeline may read and write
@@ -76,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         )
     verify = commands.add_parser("verify", help="check a bundle against a key set, offline")
     verify.add_argument("bundle", type=Path, metavar="BUNDLE", help="the archive")
-    verify.add_argument("--keys", type=Path, required=True, metavar="FILE", help="JSON of GET …/signing-keys")
+    verify.add_argument(
+        "--keys",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSON of GET …/signing-keys, of the agent or the organization, or a keys.json",
+    )
     return parser
 
 
@@ -92,9 +102,13 @@ def _limit_options(group: argparse._ArgumentGroup) -> None:
         (
             "--allow-exec",
             "PROGRAM",
-            "exec may run this program (absolute path, exact), in the data folder, without a shell",
+            "exec may run this program (absolute path, exact) with any arguments; 'PROGRAM|ARG|…': with exactly these",
         ),
-        ("--allow-env", "NAME", "a bundle may set this environment variable for such a program"),
+        (
+            "--allow-env",
+            "NAME",
+            "a bundle may set this environment variable for such a program; what the program makes of it is yours to know",
+        ),
         ("--allow-secret", "REF", "a bundle may have this secret put into one: env:NAME or file:/path"),
     ):
         group.add_argument(option, action="append", default=[], metavar=metavar, help=words)
@@ -108,7 +122,7 @@ def _limits(options: argparse.Namespace) -> Limits:
         programs=options.allow_exec,
         variables=options.allow_env,
         secrets=options.allow_secret,
-        untouched=options.state_dir,
+        state_dir=options.state_dir,
     )
 
 
@@ -129,19 +143,19 @@ def _identity(options: argparse.Namespace, state: State) -> Identity:
         key = os.environ.get("BYTEOR_AGENT_API_KEY")
         same = os.environ.get("BYTEOR_AGENT_ID", known.agent_id) == known.agent_id
         if key and same and key != known.api_key:
-            return Identity(**{**{n: getattr(known, n) for n in Identity.__dataclass_fields__}, "api_key": key})
+            return replace(known, api_key=key)
         return known
     token = _token(options)
     if not options.environment_url or not token:
         raise StateError("the first start needs --environment-url and an enrollment token")
     base, path, _ = split_environment_url(options.environment_url)
-    return enroll(state, Client(base, allow_http=options.allow_http), path, token, options.name)
+    return enroll(state, Client(base, allow_http=options.allow_http), path, token, options.name, Journal().log)
 
 
 def _supervise(options: argparse.Namespace) -> int:
-    _limits(options)  # what is wrong with the command line is said at once
+    _limits(options)  # what is wrong with the command line is reported at once
     programs = Programs(State(options.state_dir, lock=False))
-    return Supervisor(programs, options.arguments, Journal().say, options.trial_seconds).run()
+    return Supervisor(programs, options.arguments, Journal().log, options.trial_seconds).run()
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -154,7 +168,7 @@ def _run(options: argparse.Namespace) -> int:
     me = _identity(options, state)
     base = os.environ.get("BYTEOR_API_BASE_URL", me.base_url)
     client = Client(base, allow_http=options.allow_http)
-    well = _teller(options.supervised)
+    well = _supervisor_notifier(options.supervised)
     agent = Agent(state, me, client, limits, heartbeat_taken=well, must_resume=options.trial)
     _end_on_signal(agent)
     if options.allow_upgrade and options.supervised is not None:
@@ -163,30 +177,36 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if agent.stopping.is_set() else 1
 
 
-def _teller(supervisor: int | None) -> Callable[[], None]:
-    """Tells the supervisor, if there is one, that all is well."""
+def _supervisor_notifier(supervisor: int | None) -> Callable[[], None]:
+    """Return what notifies the supervisor, if there is one, that all is well."""
     if supervisor is None:
         return lambda: None
     os.set_blocking(supervisor, False)
     os.set_inheritable(supervisor, False)
 
-    def tell() -> None:
+    def notify() -> None:
         with contextlib.suppress(OSError):
             os.write(supervisor, b"+")
 
-    return tell
+    return notify
 
 
 def _look_for_upgrades(agent: Agent, seconds: float) -> None:
-    upgrader = Upgrader(agent.state, agent.keyring, agent.call, agent.say)
+    upgrader = Upgrader(agent.state, agent.keyring, agent.call, agent.log)
     pause = min(seconds, FIRST_LOOK_SECONDS)
     while not agent.stopping.wait(pause * (0.5 + SystemRandom().random())):
         pause = seconds
-        with contextlib.suppress(Unreachable):
-            if upgrader.look(agent.quiet):
-                agent.stop()
-                agent.runner.shut_down()
-                os._exit(EXIT_UPGRADE)
+        try:
+            found = upgrader.look(agent.quiet)
+        except Unreachable:
+            continue
+        except Exception as error:  # whatever is wrong with an offer or with this host, it is looked for again
+            agent.log(f"looking for a newer agent failed: {type(error).__name__}: {error}")
+            continue
+        if found:
+            agent.stop()
+            agent.runner.shut_down()
+            os._exit(EXIT_UPGRADE)
 
 
 def _end_on_signal(agent: Agent) -> None:
@@ -194,14 +214,14 @@ def _end_on_signal(agent: Agent) -> None:
 
     A handler runs in the main thread, between any two of its steps, and must take no lock: so it only wakes another thread.
     """
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
 
     def wait() -> None:
-        os.read(told, 1)
+        os.read(reader, 1)
         patience = threading.Timer(STOP_SECONDS, os._exit, (0,))
         patience.daemon = True
         patience.start()
@@ -213,7 +233,7 @@ def _end_on_signal(agent: Agent) -> None:
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    state = State(options.state_dir)
+    state = State(options.state_dir, create=False)
     me = identity(state)
     if me is None:
         raise StateError("this agent has not enrolled")
@@ -222,32 +242,44 @@ def _rotate(options: argparse.Namespace) -> int:
 
 
 def _self_check(options: argparse.Namespace) -> int:
-    check_state(State(options.state_dir, lock=False))
+    check_state(State(options.state_dir, lock=False, create=False))
     print(json.dumps({"version": VERSION}))
     return 0
 
 
-def _health(state: State) -> dict[str, Any] | None:
+def _shown(state: State, name: str) -> Any:
+    """Read a file of the state folder, for a person: one that is damaged is reported."""
+    try:
+        return state.read(name)
+    except StateError:
+        return DAMAGED
+
+
+def _health(state: State) -> dict[str, Any] | str | None:
     """How what runs was doing when that last changed."""
-    value = state.read("health.json")
+    value = _shown(state, "health.json")
+    if value == DAMAGED:
+        return DAMAGED
     return (
         {name: value.get(name) for name in ("ok", "detail", "at_unix_ms", "last_problem", "allowed")} if value else None
     )
 
 
 def _status(options: argparse.Namespace) -> int:
-    state = State(options.state_dir, lock=False)
+    state = State(options.state_dir, lock=False, create=False)
     me = identity(state)
     keys = state.keys()
+    waiting = _shown(state, "outbox.json")
     report = {
         "agent_id": me.agent_id if me else None,
         "environment_id": me.environment_id if me else None,
         "control_plane": me.base_url if me else None,
-        "running": state.read("active.json"),
+        "running": _shown(state, "active.json"),
         "health": _health(state),
-        "memory": state.read("memory.json"),
+        "refused": _refused(state),
+        "memory": _shown(state, "memory.json"),
         "key_set_version": keys.version if keys else None,
-        "reports_waiting": len(state.read("outbox.json") or []),
+        "reports_waiting": DAMAGED if waiting == DAMAGED else len(waiting or []),
         "version": VERSION,
         "program": Programs(state).as_dict(),
     }
@@ -255,18 +287,56 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refused(state: State) -> dict[str, Any] | str:
+    """Stage → code → how many records what runs has refused since it started; the last of them are in `refused.jsonl`."""
+    value = _shown(state, "health.json")
+    return DAMAGED if value == DAMAGED else (value or {}).get("refused") or {}
+
+
 def _verify(options: argparse.Namespace) -> int:
-    listed = json.loads(options.keys.read_bytes())
-    envelopes = listed["envelopes"] if isinstance(listed, dict) else listed
-    keys = accept_keyset(None, envelopes[:1])
-    keys = accept_keyset(keys, envelopes[1:])
+    keys = _keys_in(options.keys)
     bundle = verify_bundle(read_bundle(options.bundle.read_bytes()), keys=keys)
     print(json.dumps({"ok": True, "bundle_sha256": bundle.sha256, "manifest": bundle.manifest}, indent=2))
     return 0
 
 
+def _keys_in(path: Path) -> KeySet | dict[str, TrustedKey]:
+    """The keys in a file: an agent's `GET …/signing-keys` (envelopes, or the list of them), an organization's (its `results`), or
+    the `keys.json` of a state folder. Only the first is checked to be signed. ValueError for anything else.
+    """
+    listed = json.loads(path.read_bytes(), object_pairs_hook=unique_members)
+    envelopes = listed.get("envelopes") if isinstance(listed, dict) else listed
+    if isinstance(envelopes, list) and envelopes:
+        return accept_keyset(accept_keyset(None, envelopes[:1]), envelopes[1:])
+    rows = (listed.get("keys") or listed.get("results")) if isinstance(listed, dict) else None
+    try:
+        keys = [_key_of(row) for row in rows or ()]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        keys = []
+    if not keys:
+        raise ValueError(
+            f"{path} holds no keys: take GET …/signing-keys of the agent or the organization, or keys.json"
+        )
+    return {key.kid: key for key in keys}
+
+
+def _key_of(row: dict[str, Any]) -> TrustedKey:
+    public = bytes.fromhex(row["public"]) if "public" in row else base64.b64decode(row["public_key"], validate=True)
+    if row["kid"] != kid_of(public) or row["status"] not in ("active", "retired", "revoked"):
+        raise ValueError("a key's id is not that of its bytes, or its status is unknown")
+    return TrustedKey(
+        row["kid"], public, row["status"], _unix_ms(row.get("not_before")), _unix_ms(row.get("not_after"))
+    )
+
+
+def _unix_ms(value: object) -> int | None:
+    if isinstance(value, str):
+        return int(datetime.fromisoformat(value).timestamp() * 1000)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _incident(options: argparse.Namespace) -> int:
-    write_incident(State(options.state_dir, lock=False), options.output)
+    write_incident(State(options.state_dir, lock=False, create=False), options.output)
     print(options.output)
     return 0
 

@@ -1,19 +1,22 @@
-"""HTTP to one control plane and to nobody else."""
+"""HTTP to one control plane and to no other host."""
 
 from __future__ import annotations
 
 import http.client
 import ipaddress
 import json
-import ssl
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from apps.runtime.agent import VERSION
+from apps.runtime.agent.exchange import Connection, UnsendableRequest
 from apps.runtime.agent.skew import ServerClock
 
 MAX_JSON_BYTES = 2 * 1024 * 1024
+LONGEST_PAUSE = 60.0
+_MAX_HEAD_BYTES = 256 * 1024
 
 
 class Unreachable(Exception):
@@ -25,13 +28,20 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """The control plane said no: HTTP `status`, its `code` and detail."""
+    """The control plane refused: HTTP `status`, its `code` and detail."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(f"{status} {code}: {detail}")
         self.status = status
         self.code = code
         self.detail = detail
+
+
+class Unsendable(Refused):
+    """A request of ours that can't be sent to any server: not the control plane's fault, and trying again is useless."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(0, "request_unsendable", detail)
 
 
 class BadAddress(Exception):
@@ -52,6 +62,13 @@ class Answer:
             return json.loads(self.body)
         except (ValueError, RecursionError):
             raise Unreachable("the answer is not JSON") from None
+
+    def retry_after(self) -> float | None:
+        """The seconds that `Retry-After` asks for, at most a minute; None when it asks for none that can be read."""
+        text = self.headers.get("retry-after", "")
+        if not (text.isascii() and text.isdigit()):
+            return None
+        return LONGEST_PAUSE if len(text) > 9 else min(float(text), LONGEST_PAUSE)
 
 
 def is_loopback(host: str) -> bool:
@@ -87,12 +104,6 @@ class Client:
         self.base_url = f"{parts.scheme}://{parts.netloc}{self.prefix}"
         self.clock = ServerClock()
 
-    def _connect(self, timeout: float) -> http.client.HTTPConnection:
-        if self.scheme == "https":
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
-        return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
-
     def call(
         self,
         method: str,
@@ -104,19 +115,28 @@ class Client:
         timeout: float = 15.0,
         max_bytes: int = MAX_JSON_BYTES,
     ) -> Answer:
-        """One request below the prefix. Raises Unreachable, or Refused for 4xx and redirects."""
+        """One request below the prefix; the whole exchange ends within `timeout`.
+
+        Raises Unreachable, Refused for 4xx and redirects, or Unsendable.
+        """
         sent = {"Authorization": f"Bearer {token}", "User-Agent": f"byteor-agent/{VERSION}", **(headers or {})}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
-        connection = self._connect(timeout)
+        connection = Connection(self.scheme, self.host, self.port)
+        connection.begin(time.monotonic() + timeout, 2 * max_bytes + _MAX_HEAD_BYTES)
         try:
-            connection.request(method, self.prefix + path, data, sent)
-            response = connection.getresponse()
+            response = connection.ask(method, self.prefix + path, data, sent)
             raw = response.read(max_bytes + 1)
             found = {name.lower(): value for name, value in response.getheaders()}
-        except (OSError, http.client.HTTPException) as error:
+        except UnsendableRequest as error:
+            raise Unsendable(str(error)) from error
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+        ) as error:  # a chunk of a negative length is a ValueError
             raise Unreachable(f"{type(error).__name__}: {error}") from error
         finally:
             connection.close()
@@ -132,13 +152,16 @@ class Client:
     def _raise(self, answer: Answer) -> None:
         try:
             problem = json.loads(answer.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = {}
         problem = problem if isinstance(problem, dict) else {}
-        code, detail = str(problem.get("code", "")), str(problem.get("detail", ""))[:500]
+        code, detail = (_text(problem.get(name), most) for name, most in (("code", 64), ("detail", 500)))
         if answer.status >= 500 or answer.status in (408, 429):
-            pause = answer.headers.get("retry-after", "")
-            raise Unreachable(f"{answer.status} {code}", float(pause) if pause.isdigit() else None)
+            raise Unreachable(f"{answer.status} {code}", answer.retry_after())
         if answer.status < 400:
             raise Refused(answer.status, "redirected", "redirects are not followed")
         raise Refused(answer.status, code, detail)
+
+
+def _text(value: object, most: int) -> str:
+    return value[:most] if isinstance(value, str) else ""

@@ -37,6 +37,8 @@ class HostEffects:
 
     def __init__(self, limits: Limits, state_dir: Path, variables: Mapping[str, str]) -> None:
         self._limits = limits
+        #: A moment of the monotonic clock after which no caller waits for an effect; None: as long as each may take.
+        self.until: float | None = None
         self._log = state_dir / "exec.log"
         self._environment = {**_PLAIN_ENVIRONMENT, "HOME": str(limits.data_dir or "/"), **variables}
         self._stopping = threading.Event()
@@ -66,7 +68,7 @@ class HostEffects:
         """POST the record to `url`. See Effects."""
         self._permit(lambda: self._limits.check_post(url))
         try:
-            status = self._poster.post(url, body, POST_SECONDS)
+            status = self._poster.post(url, body, self._seconds(POST_SECONDS))
         except (OSError, http.client.HTTPException) as error:
             raise EffectFailed("post_failed", f"http_post: no answer ({type(error).__name__})") from error
         if status == 422:
@@ -82,6 +84,9 @@ class HostEffects:
         except ActivationError as error:
             # what was allowed when the pipeline started is so no more: a program that went away
             raise EffectFailed(error.code, str(error)) from error
+
+    def _seconds(self, most: float) -> float:
+        return most if self.until is None else max(0.0, min(most, self.until - time.monotonic()))
 
     # --- exec ---
 
@@ -111,14 +116,15 @@ class HostEffects:
         return code
 
     def _exchange(self, process: subprocess.Popen[bytes], body: bytes) -> bytes:
-        """Write `body`, read what it says, until it ends. Raises EffectFailed when it takes or says too much, or on `stop`."""
+        """Write `body` and read its output until it ends. Raises EffectFailed when it takes too long or prints too much, or on `stop`."""
         assert process.stdin is not None
         assert process.stderr is not None
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stderr.fileno(), False)
         output, view = bytearray(), memoryview(body)
         ended = os.pidfd_open(process.pid)
-        deadline = time.monotonic() + EXEC_SECONDS
+        seconds = self._seconds(EXEC_SECONDS)
+        deadline = time.monotonic() + seconds
         try:
             with selectors.DefaultSelector() as waiting:
                 waiting.register(process.stdin, selectors.EVENT_WRITE)
@@ -130,7 +136,7 @@ class HostEffects:
                     if self._stopping.is_set():
                         raise EffectFailed("stopping", "exec: ended, the pipeline is being stopped")
                     if not ready:
-                        raise EffectFailed("exec_timeout", f"exec: the program took more than {EXEC_SECONDS:.0f} s")
+                        raise EffectFailed("exec_timeout", f"exec: the program took more than {seconds:.0f} s")
                     if process.stdin in ready:
                         view = _written(process.stdin, view)
                         if not view:
@@ -146,7 +152,7 @@ class HostEffects:
             os.close(ended)
 
     def _note(self, program: str, code: int, output: bytes) -> None:
-        """What it said stays on this host, in a file of its own: it may hold what records hold."""
+        """Keep its output on this host, in a file of its own: it may contain data of records."""
         if not output:
             return
         with contextlib.suppress(OSError):
@@ -163,7 +169,7 @@ def _written(stdin: IO[bytes], view: memoryview) -> memoryview:
     except BlockingIOError:
         return view
     except BrokenPipeError:
-        return view[:0]  # it reads no more; its exit code says whether that was well
+        return view[:0]  # it reads no more; its exit code decides whether that was well
 
 
 def _more(stderr: IO[bytes], output: bytearray) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 import zipfile
@@ -16,7 +17,7 @@ from apps.runtime.spec import compile_spec
 
 
 def write_incident(state: State, output: Path) -> None:
-    """Write a zip with the members that incident ingestion requires: whole, or not at all. StateError when nothing is active.
+    """Write a zip (0600) with the members that incident ingestion requires: whole, or not at all. StateError when nothing is active.
 
     It holds how what runs is doing, the agent's last log lines and what this host allows; no key, no secret, no record.
     """
@@ -29,7 +30,7 @@ def write_incident(state: State, output: Path) -> None:
     host = {"system": platform.system(), "release": platform.release(), "python": platform.python_version()}
     health = state.read("health.json") or {}
     allowed = health.get("allowed")
-    told = {
+    runtime = {
         "health": {name: health.get(name) for name in ("ok", "detail", "at_unix_ms", "last_problem")},
         "log": str(health.get("log", "")).splitlines(),
         "stages": [stage.id for stage in compiled.plan.stages] if compiled.plan else [],
@@ -40,15 +41,19 @@ def write_incident(state: State, output: Path) -> None:
         "spec_validation.json": json.dumps(
             {"ok": compiled.ok, "diagnostics": [d.as_dict() for d in compiled.diagnostics]}
         ),
-        "runtime.json": json.dumps({"agent_id": me.agent_id, "version": VERSION, "running": active, **told}),
+        "runtime.json": json.dumps({"agent_id": me.agent_id, "version": VERSION, "running": active, **runtime}),
         "policy_audit.json": json.dumps(
             {"captured_unix_ms": int(time.time() * 1000), "actions": list(compiled.capabilities), "allowed": allowed}
         ),
         "environment.json": json.dumps({"environment_id": me.environment_id, "posture": me.posture, "host": host}),
     }
     draft = output.with_name(f".{output.name}.new")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600, exist_ok=False)
     try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+        draft.unlink(missing_ok=True)
+        handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w+b") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in sorted(members):
                 archive.writestr(name, members[name])
         draft.replace(output)

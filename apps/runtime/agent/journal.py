@@ -1,4 +1,4 @@
-"""What the agent says: a line for whoever reads its output, and the tail that reports carry."""
+"""The agent's log: lines on standard output, and the tail that heartbeats carry."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import contextlib
 import time
 from collections import deque
 
+from apps.runtime.characters import code_point, replace_hidden
+
 TAIL_BYTES = 16 * 1024
 _TAIL_LINES = 200
+MAX_LINE = 4000
+
+
+def one_line(text: str) -> str:
+    """`text` as one line of visible characters, at most 4,000: nothing that was sent forges a line or hides in one."""
+    shown = replace_hidden(text[:MAX_LINE], lambda character: f"[{code_point(character)}]")
+    return shown.replace("\n", f"[{code_point(chr(10))}]")
 
 
 class Journal:
@@ -16,10 +25,10 @@ class Journal:
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line, on standard output and in the tail."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = f"{stamp} {text}"
+        line = f"{stamp} {one_line(text)}"
         self._lines.append(line)
         with contextlib.suppress(OSError):  # a log on a full disk stops nothing
             print(line, flush=True)

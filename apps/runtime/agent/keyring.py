@@ -21,22 +21,22 @@ class Keyring:
     """`fetch(version)` answers what the control plane has above that version, as GET …/signing-keys does.
 
     `keys` is always a set that was accepted and is on disk. `announced` is the highest version that the control plane ever
-    spoke of, believed or not. Safe from several threads.
+    named, accepted or not. Safe from several threads.
     """
 
-    def __init__(self, state: State, fetch: Callable[[int], Any], say: Callable[[str], None]) -> None:
+    def __init__(self, state: State, fetch: Callable[[int], Any], log: Callable[[str], None]) -> None:
         keys = state.keys()
         if keys is None:
             raise TrustError("no_keys", "the state folder has no key set")
         self.keys: KeySet = keys
         self.announced = keys.version
-        self._state, self._fetch, self._say = state, fetch, say
+        self._state, self._fetch, self._log = state, fetch, log
         self._turn = threading.RLock()
         self._tried_at = 0.0
-        self._told = ""
+        self._last_refusal = ""
 
     def note(self, version: object) -> None:
-        """The control plane says that its newest set has this version: follow it.
+        """Follow a newer key set that the control plane announced.
 
         A version that was tried and could not be followed is tried again at most every ten seconds.
         """
@@ -52,8 +52,8 @@ class Keyring:
     def follow(self) -> None:
         """Fetch the key sets above ours and accept them one by one, each kept before the next is looked at.
 
-        At the first that is not signed by the one before, skips a version, goes back, or is of somebody else, it stops: what was
-        accepted until then stays, and nothing after it is believed.
+        At the first that is not signed by the one before, skips a version, goes back, or is of another organization, it stops:
+        what was accepted until then stays, and nothing after it is accepted.
         """
         with self._turn:
             self._tried_at = time.monotonic()
@@ -69,21 +69,21 @@ class Keyring:
                     fault_point("agent.key_set.accepted")
                     self._state.trust(keys)
                     self.keys = keys
-                    self._say(f"key set version {keys.version} accepted")
+                    self._log(f"key set version {keys.version} accepted")
 
     def _refuse(self, error: TrustError) -> None:
-        told = f"a key set was refused: {error}"
-        if told != self._told:
-            self._say(told)
-        self._told = told
+        refusal = f"a key set was refused: {error}"
+        if refusal != self._last_refusal:
+            self._log(refusal)
+        self._last_refusal = refusal
 
     def keys_of_what_ran(self) -> Mapping[str, TrustedKey]:
         """The keys by which a bundle that this host activated once is checked before it starts again.
 
-        A key revoked since then still counts: it was good when the bundle was verified, and the archive is the same by its
-        digest. What runs keeps running until something else is deployed, a restart included.
+        A key retired or revoked since then still counts: it was good when the bundle was verified, and the archive is the same
+        by its digest. What runs keeps running until something else is deployed, a restart included.
         """
         return {
-            kid: replace(key, status="retired") if key.status == "revoked" else key
+            kid: replace(key, status="active") if key.status != "active" else key
             for kid, key in self.keys.by_kid().items()
         }

@@ -1,4 +1,4 @@
-"""What this host allows, whatever is sent: said once, on the command line, by whoever owns the host.
+"""What this host allows, whatever is sent: set once, on the command line, by the owner of the host.
 
 By default a pipeline may do nothing but read and write files below `--data-dir` (and nothing at all without it). Each
 permission names one thing exactly; nothing that comes from the control plane is ever taken as a pattern or widens one.
@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from apps.runtime.ops import url_problem
-from apps.runtime.ops.names import command_of
+from apps.runtime.ops.exec import command_of
 from apps.runtime.spec.plan import Plan
 
 _PORTS = {"http": 80, "https": 443}
@@ -30,7 +30,7 @@ class ActivationError(Exception):
 
 
 class BadLimit(ValueError):
-    """A permission on the command line is not one; the text says why in one line."""
+    """A permission on the command line is not valid; the text is one line with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class UrlPrefix:
 
     @classmethod
     def parse(cls, text: str) -> UrlPrefix:
-        """The prefix that `text` says. Raises BadLimit when it is no http(s) URL, or has a query, a fragment or dot segments."""
+        """The prefix in `text`. Raises BadLimit when it is no http(s) URL, or has a query, a fragment or dot segments."""
         prefix = _located(text)
         if prefix is None or "?" in text or "#" in text:
             raise BadLimit(f"{text!r} is not a URL prefix like https://host/path, without a query")
@@ -71,9 +71,16 @@ def _located(url: str) -> UrlPrefix | None:
         return None
     parts = urlsplit(url)
     segments = tuple(unquote(part, errors="strict") if _utf8(part) else "/" for part in parts.path.split("/")[1:])
-    if any(part in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", part) for part in segments):
+    if any(map(_ambiguous, segments)):
         return None
     return UrlPrefix(parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS[parts.scheme], segments)
+
+
+def _ambiguous(segment: str) -> bool:
+    """Might another reader take this segment, percent-encoding undone once, for several, or for a step up? Some undo it twice,
+    some cut parameters (`..;a=b`) off."""
+    bare = segment.partition(";")[0]
+    return bare.strip() in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]|%[0-9a-fA-F]{2}", segment) is not None
 
 
 def _utf8(text: str) -> bool:
@@ -89,7 +96,8 @@ class Limits:
     """The permissions of this host.
 
     `data_dir`: the only folder whose files a pipeline touches. `egress`, `posts`: where records may be sent by the egress and
-    by `http_post`. `programs`: absolute paths that `exec` may run, as they were written. `variables`: names of environment
+    by `http_post`. `programs`: absolute paths that `exec` may run, as they were written, with any
+    arguments, or with exactly those that follow as in a spec (`/usr/bin/x|--fixed`). `variables`: names of environment
     variables that a bundle may set for such a program; `secrets`: the references (`env:NAME`, `file:/path`) it may name.
     """
 
@@ -99,6 +107,7 @@ class Limits:
     programs: tuple[str, ...] = ()
     variables: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
+    state_dir: Path | None = None
 
     @classmethod
     def given(
@@ -110,15 +119,20 @@ class Limits:
         programs: Iterable[str] = (),
         variables: Iterable[str] = (),
         secrets: Iterable[str] = (),
-        untouched: Path | None = None,
+        state_dir: Path | None = None,
     ) -> Limits:
         """The permissions as they are written on the command line. Raises BadLimit for one that would not hold.
 
-        A program may lie neither in the data folder, where a pipeline writes, nor in `untouched`, the agent's own state.
+        `state_dir`, the agent's own state, and the data folder lie apart, and a program lies in neither.
         """
         data = data_dir.resolve() if data_dir else None
+        state = state_dir.resolve() if state_dir else None
+        if data is not None and state is not None and (data.is_relative_to(state) or state.is_relative_to(data)):
+            raise BadLimit(
+                "--data-dir and --state-dir must not lie inside each other: a pipeline could read the agent's key"
+            )
         for program in programs:
-            _check_program(program, [place.resolve() for place in (data, untouched) if place is not None])
+            _check_program(program, [place for place in (data, state) if place is not None])
         if programs and data is None:
             raise BadLimit("--allow-exec needs --data-dir: programs are run there")
         for name in variables:
@@ -134,6 +148,7 @@ class Limits:
             tuple(programs),
             frozenset(variables),
             frozenset(secrets),
+            state,
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -154,6 +169,8 @@ class Limits:
         path = (self.data_dir / text).resolve()
         if not path.is_relative_to(self.data_dir) or path == self.data_dir:
             raise ActivationError("path_not_allowed", "the path leads out of the data folder")
+        if self.state_dir is not None and path.is_relative_to(self.state_dir.resolve()):
+            raise ActivationError("path_not_allowed", "the path leads into the agent's own state")
         return path
 
     def egress_url(self, url: str) -> str:
@@ -169,7 +186,7 @@ class Limits:
 
     def check_exec(self, argv: tuple[str, ...]) -> None:
         """Raises ActivationError `exec_not_allowed` unless `argv[0]` may be run, `exec_missing` when it can't be."""
-        if argv[0] not in self.programs:
+        if argv[0] not in self.programs and "|".join(argv) not in self.programs:
             raise ActivationError("exec_not_allowed", "this agent was not started with --allow-exec for that program")
         if not os.access(argv[0], os.X_OK) or not Path(argv[0]).is_file():
             raise ActivationError("exec_missing", "the program is not there, or can't be executed")
@@ -211,10 +228,9 @@ class Limits:
 
 
 def _check_program(program: str, never: list[Path]) -> None:
-    path = Path(program)
-    if not path.is_absolute() or os.path.normpath(program) != program:
+    name = program.partition("|")[0]
+    path = Path(name)
+    if not path.is_absolute() or os.path.normpath(name) != name:
         raise BadLimit(f"--allow-exec {program!r} is not an absolute path in its plain form")
-    if "|" in program:
-        raise BadLimit(f"--allow-exec {program!r} holds a |, which a spec can't name")
     if any(path.resolve().is_relative_to(place) for place in never):
         raise BadLimit(f"--allow-exec {program!r} lies where a pipeline or the agent writes")

@@ -1,19 +1,21 @@
-"""From a directive to what runs: believe it or not, fetch, verify, switch, report. Nothing runs that was not verified.
+"""From a directive to what runs: verify the directive, fetch, verify the bundle, switch, report. Nothing runs that was not verified.
 
-The steps of an activation are functions of their own, in this order: `_believed`, `fetch`, `verified`, then the runner's
+The steps of an activation are functions of their own, in this order: `_verified_directive`, `fetch`, `verified`, then the runner's
 `prepare`, `keep_archive`, `stop_former`, `start_new`, `record_active`, `forget_others`, then `remember`. A directive is
 remembered only once it was carried out or refused for good: ended by force before, it is followed again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from apps.runtime import trust
 from apps.runtime.agent.client import Client, Refused, Unreachable
-from apps.runtime.agent.enroll import Identity
+from apps.runtime.agent.enroll import Identity, as_uuid
 from apps.runtime.agent.keyring import Keyring
 from apps.runtime.agent.limits import ActivationError
 from apps.runtime.agent.outbox import Outbox
@@ -26,6 +28,14 @@ from apps.runtime.trust import Directive, KeySet, TrustedKey, TrustError
 MAX_REASON_BYTES = 4000
 _CLOCK_CODES = ("directive_expired", "directive_not_yet_valid")
 _KEY_CODES = ("key_revoked", "directive_by_retired_key")
+
+
+FIRST_AGAIN, LONGEST_AGAIN = 1.0, 60.0
+"""Seconds until what was active here, and is not on this host any more, is asked for again: doubled each time."""
+
+
+class _NotThere(Exception):
+    """What was active here can't be fetched now. It is asked for again, since only the control plane can give it back."""
 
 
 class Follower:
@@ -41,50 +51,65 @@ class Follower:
         runner: Runner,
         outbox: Outbox,
         call: Callable[..., Any],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         tail: Callable[[], str],
     ) -> None:
         self.state, self.me, self.keyring, self.runner, self.outbox = state, me, keyring, runner, outbox
-        self._clock, self._call, self._say, self._tail = client.clock, call, say, tail
-        memory = state.read("memory.json") or {}
-        self.last_seq = int(memory.get("directive_seq", 0))
-        self._last_digest: str | None = memory.get("content_digest")
+        self._clock, self._call, self._log, self._tail = client.clock, call, log, tail
+        self.last_seq, digest, highest = state.recall("memory.json", _remembered) or (0, None, 0)
+        self._last_digest: str | None = digest
         # active.json is written first, so it may know more
-        active = int((runner.active or {}).get("sequence") or 0)
-        self.highest = max(int(memory.get("highest_sequence", 0)), active)
-        self._told: str | None = None
+        self.highest = max(highest, int((runner.active or {}).get("sequence") or 0))
+        self._refused: str | None = None
         self._doubted: str | None = None
+        self._not_there: tuple[int, str] | None = None
+        self._tries, self._again_at = 0, 0.0
         self.busy = False
 
     def forget_last(self) -> None:
         """Nothing runs here: the next directive is followed from the start, even one that was followed before."""
         self._last_digest = None
 
-    # --- believing ---
+    # --- verifying ---
 
     def obey(self, envelope: object, plain: object) -> float:
-        """Bring this host to what the directive says, if it can be believed. Seconds to pause before asking again."""
+        """Carry out the directive, if it verifies. Seconds to pause before asking again."""
         try:
-            directive = self._believed(envelope)
+            directive = self._verified_directive(envelope)
         except TrustError as error:
-            return self._disbelieve(error, plain)
+            return self._refuse(error, plain)
         if (directive.directive_seq, directive.content_digest()) == (self.last_seq, self._last_digest):
             return 0.0
+        asked = (directive.directive_seq, directive.content_digest())
+        if asked == self._not_there and time.monotonic() < self._again_at:
+            return 1.0
         fault_point("agent.directive.believed")
         self.busy = True
         try:
             self._carry_out(directive)
+        except _NotThere as error:
+            return self._ask_again_later(asked, str(error))
         except Unreachable as error:
-            self._say(f"not carried out yet: {error}")
+            self._log(f"not carried out yet: {error}")
             return 1.0
         finally:
             self.busy = False
         fault_point("agent.directive.carried_out")
+        self._not_there = None
         self.last_seq, self._last_digest = directive.directive_seq, directive.content_digest()
         self.remember()
         return 0.0
 
-    def _believed(self, envelope: object) -> Directive:
+    def _ask_again_later(self, asked: tuple[int, str], why: str) -> float:
+        self._tries = self._tries + 1 if asked == self._not_there else 1
+        self._not_there = asked
+        pause = min(FIRST_AGAIN * 2 ** min(self._tries - 1, 10), LONGEST_AGAIN)
+        self._again_at = time.monotonic() + pause
+        if self.runner.still_missing(f"it can't be fetched again either: {why}"):
+            self._log(f"what shall run here can't be fetched, and is asked for again: {why}")
+        return 1.0
+
+    def _verified_directive(self, envelope: object) -> Directive:
         def check() -> Directive:
             return trust.verify_directive(
                 envelope,
@@ -104,24 +129,24 @@ class Follower:
             self.keyring.follow()
             return check()
 
-    def _disbelieve(self, error: TrustError, plain: object) -> float:
-        said = plain if isinstance(plain, dict) else {}
+    def _refuse(self, error: TrustError, plain: object) -> float:
+        claimed = plain if isinstance(plain, dict) else {}
         # it is signed anew each time it is asked for: the times in it do not make it another one
-        told = repr((error.code, [said.get(name) for name in ("directive_seq", "for_deployment_id", "bundle_sha256")]))
-        if error.code in _KEY_CODES and told != self._doubted:
+        named = [claimed.get(name) for name in ("directive_seq", "for_deployment_id", "bundle_sha256")]
+        digest = hashlib.sha256(repr((error.code, named)).encode("utf-8", "surrogatepass")).hexdigest()
+        if error.code in _KEY_CODES and digest != self._doubted:
             # signed just before the key was taken out of use, and on its way since: asked again, it comes by the new key
-            self._doubted = told
-            self._say(f"directive refused for now: {error}")
+            self._doubted = digest
+            self._log(f"directive refused for now: {error}")
             return 2.0
-        if told != self._told:
-            self._told = told
+        if digest != self._refused:
+            self._refused = digest
             reason = f"{error.code}: {error.message}"
             if error.code in _CLOCK_CODES and self._clock.words():
                 reason += f"; {self._clock.words()}"
-            self._say(f"directive refused: {reason}")
-            to = said.get("for_deployment_id")
-            if isinstance(to, str) and len(to) == 36:
-                self.report("failed", None, to=to, reason=reason)
+            self._log(f"directive refused: {reason}")
+            with contextlib.suppress(ValueError):
+                self.report("failed", None, to=as_uuid(claimed.get("for_deployment_id")), reason=reason, unproven=True)
         return 5.0
 
     def remember(self) -> None:
@@ -138,7 +163,14 @@ class Follower:
     # --- reporting ---
 
     def report(
-        self, status: str, directive: Directive | None, *, to: str | None, reason: str = "", **more: Any
+        self,
+        status: str,
+        directive: Directive | None,
+        *,
+        to: str | None,
+        reason: str = "",
+        unproven: bool = False,
+        **more: Any,
     ) -> None:
         """Queue a report, then send what is queued, oldest first."""
         if to is None:
@@ -151,7 +183,7 @@ class Follower:
             "log_tail": self._tail() if status in ("failed", "activated", "rolled_back") else "",
             **more,
         }
-        self.outbox.put(to, body)
+        self.outbox.put(to, body, unproven=unproven)
 
     # --- doing ---
 
@@ -165,7 +197,7 @@ class Follower:
         try:
             self._activate(directive)
         except (TrustError, ActivationError) as error:
-            self._say(f"refused: {error}")
+            self._log(f"refused: {error}")
             self.report("failed", directive, to=directive.for_deployment_id, reason=str(error))
 
     def _activate(self, directive: Directive) -> None:
@@ -180,7 +212,12 @@ class Follower:
         if self.runner.runs_well(wanted):
             self.report(done, directive, to=to, reason="it ran already")
             return
-        archive = self.fetch(directive, sha256)
+        try:
+            archive = self.fetch(directive, sha256)
+        except (Unreachable, TrustError) as error:
+            if self.runner.is_missing(sha256) and getattr(error, "code", "fetch_refused") == "fetch_refused":
+                raise _NotThere(str(error)) from error
+            raise
         fault_point("agent.bundle.fetched")
         self.report("fetched", directive, to=to)
         bundle = self.verified(archive, sha256, directive)
@@ -189,15 +226,14 @@ class Follower:
         self.runner.switch(bundle, archive, wanted)
         fault_point("agent.switch.done")
         self.highest = max(self.highest, sequence)
-        self._say(f"{done} bundle {sha256[:12]}, sequence {sequence}")
-        self.report(done, directive, to=to, tuning=tuning_of(bundle))
+        self._log(f"{done} bundle {sha256[:12]}, sequence {sequence}")
+        self.report(done, directive, to=to, tuning=self.runner.tuning())
 
     def fetch(self, directive: Directive, sha256: str) -> bytes:
-        """The archive, from this host's disk if it is there. Unreachable, or TrustError `fetch_refused`."""
-        try:
-            return self.state.bundle_path(sha256).read_bytes()
-        except FileNotFoundError:
-            pass
+        """The archive, from this host's disk if it is there, whole. Unreachable, or TrustError `fetch_refused`."""
+        kept = self.state.kept_bundle(sha256)
+        if kept is not None:
+            return kept
         try:
             answer = self._call(
                 "GET", f"/deployments/{directive.deployment_id}/bundle", timeout=60, max_bytes=MAX_BUNDLE_BYTES
@@ -232,8 +268,11 @@ class Follower:
         )
 
 
-def tuning_of(bundle: VerifiedBundle) -> dict[str, Any]:
-    """What was wished for, what this host could do, and what not."""
-    profile = bundle.config.get("tuning", {}).get("profile", "default")
-    degraded = [] if profile == "default" else [f"profile {profile} is not available on this host"]
-    return {"requested": {"profile": profile}, "applied": {"profile": "default"}, "degraded": degraded}
+def _remembered(value: Any) -> tuple[int, str | None, int]:
+    """(directive number, digest of its content, highest sequence) of memory.json. Raises for what holds anything else."""
+    seq, digest, highest = value["directive_seq"], value["content_digest"], value["highest_sequence"]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**63 for n in (seq, highest)):
+        raise ValueError("numbers are expected")
+    if digest is not None and not isinstance(digest, str):
+        raise ValueError("a digest is text")
+    return seq, digest, highest

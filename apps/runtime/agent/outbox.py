@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from apps.runtime.agent.client import Refused, Unreachable
+from apps.runtime.agent.enroll import as_uuid
 from apps.runtime.agent.state import State
 from apps.runtime.faults import fault_point
 
 MAX_REPORTS = 200
+MAX_UNPROVEN = 5
 QUIET_SECONDS = 5.0
 _FILE = "outbox.json"
 
@@ -19,27 +21,32 @@ _FILE = "outbox.json"
 class Outbox:
     """`send(deployment id, body)` delivers one report; it raises Unreachable (try later) or Refused (never again, but for 401).
 
-    Beyond the cap, a report goes that a later one of the same deployment has overtaken, oldest first; if there is none, the
-    oldest. A disk that is full keeps nobody from reporting: what can't be kept is still sent, as long as this process lives.
+    A report to a deployment that only an unsigned answer named is `unproven`: at most five of those wait, so that they make
+    no other report go. Beyond the cap, a report goes that a later one of the same deployment has overtaken, oldest first; if
+    there is none, the oldest. A full disk does not stop reports: what can't be kept is still sent, as long as
+    this process lives.
     """
 
-    def __init__(self, state: State, send: Callable[[str, dict[str, Any]], None], say: Callable[[str], None]) -> None:
-        self._state, self._send, self._say = state, send, say
+    def __init__(self, state: State, send: Callable[[str, dict[str, Any]], None], log: Callable[[str], None]) -> None:
+        self._state, self._send, self._log = state, send, log
         self._turn = threading.RLock()
-        self._waiting: list[dict[str, Any]] = list(state.read(_FILE) or [])
+        self._waiting: list[dict[str, Any]] = state.recall(_FILE, _reports) or []
         self._unkept = False
         self._quiet_until = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, to: str, body: dict[str, Any]) -> None:
+    def put(self, to: str, body: dict[str, Any], *, unproven: bool = False) -> None:
         """Queue a report on disk, then try to send what is queued.
 
-        When nobody answered a moment ago, it just waits: a switch is not held up once more for each of its reports.
+        When there was no answer a moment ago, it just waits: a switch is not held up once more for each of its reports.
         """
         with self._turn:
-            self._waiting.append({"to": to, "body": body})
+            self._waiting.append({"to": to, "body": body, "unproven": unproven})
+            doubtful = [number for number, item in enumerate(self._waiting) if item.get("unproven")]
+            if len(doubtful) > MAX_UNPROVEN:
+                del self._waiting[doubtful[0]]
             while len(self._waiting) > MAX_REPORTS:
                 self._drop_one()
             self._keep()
@@ -49,7 +56,7 @@ class Outbox:
         try:
             self.flush()
         except (Unreachable, Refused) as error:
-            self._say(f"a report waits: {error}")
+            self._log(f"a report waits: {error}")
 
     def _drop_one(self) -> None:
         for number, item in enumerate(self._waiting):
@@ -63,7 +70,7 @@ class Outbox:
             self._state.write(_FILE, self._waiting)
         except OSError as error:
             if not self._unkept:
-                self._say(f"reports can't be kept on disk: {error.strerror}")
+                self._log(f"reports can't be kept on disk: {error.strerror}")
             self._unkept = True
         else:
             self._unkept = False
@@ -83,7 +90,16 @@ class Outbox:
                 except Refused as error:
                     if error.status == 401:
                         raise
-                    self._say(f"the report '{item['body']['status']}' was not taken: {error}")
+                    self._log(f"the report '{item['body']['status']}' was not taken: {error}")
                 fault_point("agent.report.sent")
                 del self._waiting[0]
                 self._keep()
+
+
+def _reports(value: Any) -> list[dict[str, Any]]:
+    """The reports in a file. ValueError, TypeError or KeyError when it holds anything else."""
+    for item in value:
+        as_uuid(item["to"])
+        if not isinstance(item["body"]["status"], str):
+            raise ValueError("a report has a status")
+    return list(value)

@@ -15,7 +15,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 
 # Holds the read end of a pipe from the agent. When that ends, the agent is gone, and so is every group that it had named and
-# not taken back.
+# not released.
 _GUARD = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -37,7 +37,7 @@ def _dies_with_parent(announce: int) -> Callable[[], None]:
     parent = os.getpid()
 
     def arrange() -> None:
-        # before anything of the program runs: there is no moment at which nobody would end it
+        # before anything of the program runs: there is no moment at which nothing would end it
         os.write(announce, b"+%d\n" % os.getpid())
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -48,10 +48,10 @@ def _dies_with_parent(announce: int) -> Callable[[], None]:
 
 
 class Guard:
-    """A small process beside the agent that outlives its SIGKILL for a moment and takes the programs it was running with it.
+    """A small process that outlives the agent's SIGKILL for a moment and ends the programs that it was running.
 
     The kernel's parent-death signal reaches only the program itself; the guard reaches all that the program started. Safe
-    from several threads; the process is started when first needed, and again when somebody ended it.
+    from several threads; the process is started when first needed, and again when it was ended from outside.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Guard:
 
     def end(self, process: subprocess.Popen[bytes]) -> int:
         """End the group that `process` leads, whatever of it is left, and reap it; its exit code."""
-        # while the leader is not reaped, its number can't be anybody else's
+        # while the leader is not reaped, its number can't be another process's
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         with self._turn, contextlib.suppress(OSError):

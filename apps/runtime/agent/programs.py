@@ -1,7 +1,7 @@
 """Which program this host runs: the one it was installed with, or a newer one that proved itself here.
 
-In the state folder, `programs/`: the programs by their digest; `chosen.json`, the newest that came up and was heard by the
-control plane; `trial.json`, one that is on trial; `refused.json`, those that did not stand. The installed program is never
+In the state folder, `programs/`: the programs by their digest; `chosen.json`, the newest that started and whose heartbeat the
+control plane took; `trial.json`, one that is on trial; `refused.json`, those that did not stand. The installed program is never
 touched, and is what runs whenever anything about another one is in doubt.
 """
 
@@ -80,7 +80,7 @@ class Programs:
         return self._program("trial.json")
 
     def keep(self, version: str, sha256: str, data: bytes) -> Program:
-        """Have a verified program on disk. OSError when there is no room."""
+        """Have a verified program on disk. OSError when the disk is full."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         self._state.write_bytes(f"programs/{sha256}.pyz", data)
         return Program(version, sha256, self._file(sha256))
@@ -90,7 +90,7 @@ class Programs:
         self._state.write("programs/trial.json", {"version": program.version, "sha256": program.sha256})
 
     def proven(self, program: Program) -> None:
-        """It stands: it is what runs from now on, and the one before it is kept beside it."""
+        """It has passed its trial: it runs from now on, and the one before it is kept."""
         former = self.chosen()
         self._state.write("programs/chosen.json", {"version": program.version, "sha256": program.sha256})
         self._state.remove("programs/trial.json")
@@ -118,7 +118,7 @@ class Programs:
         return self.times_refused(sha256) < MOST_TRIALS and time.time() >= float(entry.get("again_at", 0))
 
     def drop_left_behind(self) -> str | None:
-        """A trial that nobody saw the end of counts as one that did not stand; its digest."""
+        """Refuse a program whose trial was cut off; its digest."""
         sha256 = self._read("trial.json").get("sha256")
         if not isinstance(sha256, str):
             return None

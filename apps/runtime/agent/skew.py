@@ -1,11 +1,11 @@
-"""Is this host's clock wrong? Asked only to say so: nothing is believed because of it."""
+"""Is this host's clock wrong? For reports only: no decision depends on it."""
 
 from __future__ import annotations
 
 import time
 from email.utils import parsedate_to_datetime
 
-WORTH_SAYING_SECONDS = 60.0
+WORTH_REPORTING_SECONDS = 60.0
 
 
 class ServerClock:
@@ -18,12 +18,12 @@ class ServerClock:
         """Take the Date header of an answer that has just arrived."""
         try:
             self.ahead_seconds = time.time() - parsedate_to_datetime(date or "").timestamp()
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, IndexError):
             return
 
     def words(self) -> str:
-        """What is wrong with this host's clock; empty when nothing is, or when nobody knows."""
+        """What is wrong with this host's clock; empty when nothing is, or when that is not known."""
         ahead = self.ahead_seconds
-        if ahead is None or abs(ahead) < WORTH_SAYING_SECONDS:
+        if ahead is None or abs(ahead) < WORTH_REPORTING_SECONDS:
             return ""
         return f"this host's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the control plane's"

@@ -1,7 +1,7 @@
 """Starts the agent, starts it again when it ends, and puts a newer one on trial before it is chosen.
 
-The supervisor is the installed program and does little, so that it need not be upgraded itself: it never talks to anybody.
-Its child says over a pipe that a heartbeat of its was taken while what it runs is well.
+The supervisor is the installed program and does little, so that it need not be upgraded itself: it makes no connections.
+Its child reports over a pipe that a heartbeat of its was taken while what it runs is well.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class _Child:
 
 
 class Supervisor:
-    """`arguments` are those of `run`; `say` writes a line of the log."""
+    """`arguments` are those of `run`; `log` writes a line of the log."""
 
     def __init__(
         self,
         programs: Programs,
         arguments: list[str],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         trial_seconds: float = TRIAL_SECONDS,
     ) -> None:
-        self._programs, self._arguments, self._say = programs, arguments, say
+        self._programs, self._arguments, self._log = programs, arguments, log
         self._trial_seconds = trial_seconds
         self._stopping = False
         self._woken, self._wake = os.pipe()
@@ -60,9 +60,9 @@ class Supervisor:
         self._listen_to_signals()
         try:
             if self._programs.drop_left_behind() is not None:
-                self._say("an upgrade was not seen to stand; what ran before it runs")
+                self._log("an upgrade was not seen to stand; what ran before it runs")
         except (OSError, StateError) as error:
-            self._say(f"the programs folder: {error}")
+            self._log(f"the programs folder: {error}")
         pause, first = FIRST_PAUSE, True
         while not self._stopping:
             child = self._start(self._programs.chosen())
@@ -78,7 +78,7 @@ class Supervisor:
                 continue
             if time.monotonic() - child.started > LASTS_SECONDS:
                 pause = FIRST_PAUSE
-            self._say(f"the agent ended with {code}, and is started again in {pause:.0f} s")
+            self._log(f"the agent ended with {code}, and is started again in {pause:.0f} s")
             self._sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
         return 0
@@ -86,11 +86,11 @@ class Supervisor:
     # --- a trial ---
 
     def _try(self) -> int | None:
-        """Run what is on trial; the exit code once it has ended. One that is not heard of in time is ended and refused."""
+        """Run what is on trial; the exit code once it has ended. One that does not report in time is ended and refused."""
         program = self._programs.on_trial()
         if program is None or program.sha256 is None:
             return None
-        self._say(f"agent {program.version} is on trial")
+        self._log(f"agent {program.version} is on trial")
         child = self._start(program, trial=True)
         well, code = self._watch(child, self._trial_seconds)
         if self._stopping and not well:
@@ -98,10 +98,10 @@ class Supervisor:
         if not well:
             why = f"not heard of within {self._trial_seconds:.0f} s" if code in (0, None) else f"ended with {code}"
             self._noted(lambda sha256=program.sha256: self._programs.refuse(sha256, why))  # type: ignore[misc]
-            self._say(f"agent {program.version} did not stand ({why}); {self._programs.chosen().version} runs again")
+            self._log(f"agent {program.version} did not stand ({why}); {self._programs.chosen().version} runs again")
             return None
         self._noted(lambda: self._programs.proven(program))
-        self._say(f"agent {program.version} stands and is chosen")
+        self._log(f"agent {program.version} stands and is chosen")
         if code is not None:
             return code
         return self._watch(child, None)[1]
@@ -110,20 +110,20 @@ class Supervisor:
         try:
             write()
         except OSError as error:
-            self._say(f"the programs folder can't be written: {error.strerror}")
+            self._log(f"the programs folder can't be written: {error.strerror}")
 
     # --- children ---
 
     def _start(self, program: Program, *, trial: bool = False) -> _Child:
-        ready, tell = os.pipe()
-        extra = ["--supervised", str(tell), *(["--trial"] if trial else [])]
+        ready, writer = os.pipe()
+        extra = ["--supervised", str(writer), *(["--trial"] if trial else [])]
         process = subprocess.Popen(
             [*program.command(), "run", *self._arguments, *extra],
             stdin=subprocess.DEVNULL,
-            pass_fds=(tell,),
+            pass_fds=(writer,),
             preexec_fn=_die_with_parent(os.getpid()),
         )
-        os.close(tell)
+        os.close(writer)
         os.set_blocking(ready, False)
         return _Child(process, ready, os.pidfd_open(process.pid), time.monotonic())
 

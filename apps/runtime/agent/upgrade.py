@@ -32,8 +32,6 @@ def check_state(state: State) -> None:
     me = identity(state)
     if me is None:
         raise StateError("this agent has not enrolled")
-    for name in ("memory.json", "outbox.json"):
-        state.read(name)
     keyring = Keyring(state, lambda version: {}, lambda text: None)
     active = state.read("active.json")
     if active is not None:
@@ -52,13 +50,13 @@ def check_state(state: State) -> None:
 class Upgrader:
     """Looks for a newer agent. `call` is a request below this agent's own path."""
 
-    def __init__(self, state: State, keyring: Keyring, call: Callable[..., Any], say: Callable[[str], None]) -> None:
-        self._state, self._keyring, self._call, self._say = state, keyring, call, say
+    def __init__(self, state: State, keyring: Keyring, call: Callable[..., Any], log: Callable[[str], None]) -> None:
+        self._state, self._keyring, self._call, self._log = state, keyring, call, log
         self.programs = Programs(state)
-        self._told = ""
+        self._last_logged = ""
 
     def look(self, quiet: Callable[[], bool]) -> bool:
-        """Fetch and verify what is offered; True when it is on disk and shall be tried. Unreachable when nobody answers.
+        """Fetch and verify what is offered; True when it is on disk and is to be tried. Raises Unreachable when there is no answer.
 
         Nothing is begun unless this host is `quiet`: no switch, no report that waits, what runs has been well for a while.
         """
@@ -73,18 +71,18 @@ class Upgrader:
             program = self._fetched(release)
             self.self_check(program)
         except (TrustError, Refused, OSError) as error:
-            self._tell(f"an upgrade was refused: {error}")
+            self._log_once(f"an upgrade was refused: {error}")
             return False
         if not quiet():
             return False
         self.programs.try_next(program)
-        self._say(f"agent {program.version} is verified and will be tried in place of {VERSION}")
+        self._log(f"agent {program.version} is verified and will be tried in place of {VERSION}")
         return True
 
-    def _tell(self, words: str) -> None:
-        if words != self._told:
-            self._say(words)
-        self._told = words
+    def _log_once(self, words: str) -> None:
+        if words != self._last_logged:
+            self._log(words)
+        self._last_logged = words
 
     def _offered(self) -> AgentRelease | None:
         answer = self._call("GET", "/release")
@@ -108,7 +106,7 @@ class Upgrader:
         return self.programs.keep(release.version, release.sha256, data)
 
     def self_check(self, program: Program) -> None:
-        """Have it read this host's state, and say its version. Raises TrustError `release_self_check`."""
+        """Have it read this host's state, and print its version. Raises TrustError `release_self_check`."""
         try:
             done = subprocess.run(
                 [*program.command(), "self-check", "--state-dir", str(self._state.root)],
@@ -119,10 +117,10 @@ class Upgrader:
                 cwd="/",
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             )
-            said = json.loads(done.stdout) if done.returncode == 0 else {}
+            answer = json.loads(done.stdout) if done.returncode == 0 else {}
         except (subprocess.TimeoutExpired, ValueError):
-            said = {}
-        if not isinstance(said, dict) or said.get("version") != program.version:
+            answer = {}
+        if not isinstance(answer, dict) or answer.get("version") != program.version:
             self._refuse(program, "its self-check failed")
             raise TrustError("release_self_check", "the new program could not read this host's state")
 

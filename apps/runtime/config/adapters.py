@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from apps.runtime.config.findings import Found, check_whole, object_at, refuse_unknown
-from apps.runtime.config.shape import HTTP_PATH, LOOPBACK, MAX_PATH, NAME
+from apps.runtime.config.shape import HTTP_PATH, LOOPBACK, MAX_PATH
 from apps.runtime.ops import url_problem
 from apps.runtime.ops.schema import pointer_of
 from apps.runtime.spec.plan import Plan
@@ -28,8 +28,8 @@ def _lanes(plan: Plan, side: str) -> tuple[str, ...]:
     return plan.ingress if side == "ingress" else plan.egress
 
 
-def check_adapters(value: object, at: str, plan: Plan | None, found: Found) -> None:
-    """Tell every problem with `adapters`; with a plan also lanes that it does not have, or that must be told apart."""
+def check_adapters(value: object, at: str, plan: Plan, found: Found) -> None:
+    """Report every problem with `adapters`, also lanes that the plan does not have, or that must be distinguished."""
     adapters = object_at(value, at, found)
     if adapters is None:
         return
@@ -39,10 +39,10 @@ def check_adapters(value: object, at: str, plan: Plan | None, found: Found) -> N
             _one_side(adapters[side], side, f"{at}/{side}", plan, found)
 
 
-def _one_side(value: object, side: str, at: str, plan: Plan | None, found: Found) -> None:
-    lanes = _lanes(plan, side) if plan is not None else None
+def _one_side(value: object, side: str, at: str, plan: Plan, found: Found) -> None:
+    lanes = _lanes(plan, side)
     if not isinstance(value, dict) or "lanes" not in value:
-        if lanes is not None and len(lanes) > 1:
+        if len(lanes) > 1:
             found.add(at, "lanes_needed", f'Write {{"lanes": {{...}}}} with one adapter each for {", ".join(lanes)}.')
         _adapter(value, side, at, found)
         return
@@ -51,10 +51,8 @@ def _one_side(value: object, side: str, at: str, plan: Plan | None, found: Found
     used: dict[object, str] = {}
     for name, adapter in (named or {}).items():
         here = pointer_of(f"{at}/lanes", name)
-        if lanes is not None and name not in lanes:
+        if name not in lanes:
             found.add(here, "unknown_lane", f"The version has no {side} of that name. It has " + ", ".join(lanes) + ".")
-        elif not re.fullmatch(NAME, name):
-            found.add(here, "bad_lane_name", "This can't be the name of a lane.")
         _adapter(adapter, side, here, found)
         _used_once(adapter, side, here, used, found)
 

@@ -17,13 +17,12 @@ from apps.runtime.config.shape import (
     MAX_INTEGER,
     MAX_VALUE,
     MAX_VARIABLES,
-    NAME,
     PROFILES,
     REFERENCE,
     TUNING_NUMBERS,
     VARIABLE,
 )
-from apps.runtime.ops import KINDS, check_settings
+from apps.runtime.ops import setting_problems
 from apps.runtime.ops.schema import pointer_of
 from apps.runtime.spec.plan import Plan
 
@@ -44,12 +43,8 @@ def canonical_config(config: object) -> bytes:
         raise ValueError("the config has no canonical form") from error
 
 
-def check_config(config: object, plan: Plan | None) -> tuple[ConfigProblem, ...]:
-    """Every problem with `config` (parsed JSON), in document order; none when it is good. Never raises.
-
-    With a plan the stages are checked against it: unknown ids, settings an op does not take, and those it
-    misses.
-    """
+def check_config(config: object, plan: Plan) -> tuple[ConfigProblem, ...]:
+    """Every problem with `config` (parsed JSON) for `plan`, in document order; none when it is good. Never raises."""
     found = Found()
     if not isinstance(config, dict):
         found.add("", "wrong_type", "A config is an object.")
@@ -57,12 +52,7 @@ def check_config(config: object, plan: Plan | None) -> tuple[ConfigProblem, ...]
     _check_values(config, found)
     if found.any:
         return found.all()
-    try:
-        size = len(canonical_config(config))
-    except ValueError:
-        found.add("", "not_canonical", "The config has no canonical form.")
-        return found.all()
-    if size > MAX_BYTES:
+    if len(canonical_config(config)) > MAX_BYTES:
         found.add("", "too_large", f"A config has at most {MAX_BYTES} bytes.")
         return found.all()
     parts: dict[str, Callable[[object, str, Found], None]] = {
@@ -75,7 +65,7 @@ def check_config(config: object, plan: Plan | None) -> tuple[ConfigProblem, ...]
     for key, check in parts.items():
         if key in config:
             check(config[key], f"/{key}", found)
-    if plan is not None and "stages" not in config:
+    if "stages" not in config:
         _stages({}, "/stages", plan, found)
     return found.all()
 
@@ -130,27 +120,25 @@ def _tuning(value: object, at: str, found: Found) -> None:
             check_whole(tuning[name], 1, most, f"{at}/{name}", found)
 
 
-def _stages(value: object, at: str, plan: Plan | None, found: Found) -> None:
+def _stages(value: object, at: str, plan: Plan, found: Found) -> None:
     stages = object_at(value, at, found)
     if stages is None:
         return
-    ops = {stage.id: stage.op for stage in plan.stages} if plan is not None else None
+    ops = {stage.id: stage.op for stage in plan.stages}
     for name, settings in stages.items():
         here = pointer_of(at, name)
-        if ops is not None and name not in ops:
+        if name not in ops:
             found.add(here, "unknown_stage", "The version has no such stage. It has " + ", ".join(ops) + ".")
-        elif not re.fullmatch(NAME, name):
-            found.add(here, "bad_stage_id", "This can't be the id of a stage.")
         else:
-            # Without a plan the widest op is assumed, whose settings are then all optional.
-            op = ops[name] if ops is not None else "dataguard_fused"
-            for problem in check_settings(op if op in KINDS else "identity", settings):
-                if ops is not None or not problem.code.endswith("_missing"):
-                    found.add(here + problem.pointer, problem.code, problem.message)
-    for name, op in (ops or {}).items():
-        if name not in stages and op in KINDS:
-            for problem in check_settings(op, {}):
-                found.add(pointer_of(at, name), problem.code, problem.message)
+            _settings(ops[name], settings, here, found)
+    for name, op in ops.items():
+        if name not in stages:
+            _settings(op, {}, pointer_of(at, name), found)
+
+
+def _settings(op: str, settings: object, at: str, found: Found) -> None:
+    for problem in setting_problems(op, settings):
+        found.add(at + problem.pointer, problem.code, problem.message)
 
 
 def check_environment(value: object, at: str, found: Found) -> None:

@@ -39,14 +39,14 @@ class Found:
 
 
 def refuse_unknown(value: Mapping[str, object], known: tuple[str, ...], at: str, found: Found) -> None:
-    """Tell each key of `value` that is not among `known`."""
+    """Report each key of `value` that is not among `known`."""
     for key in value:
         if key not in known:
             found.add(pointer_of(at, key), "unknown_key", "Known here: " + ", ".join(known) + ".")
 
 
 def object_at(value: object, at: str, found: Found) -> Mapping[str, object] | None:
-    """`value` if it is an object; else None, which is told."""
+    """`value` if it is an object; else None, which is reported."""
     if isinstance(value, dict):
         return value
     found.add(at, "wrong_type", "An object is expected.")
@@ -54,6 +54,6 @@ def object_at(value: object, at: str, found: Found) -> Mapping[str, object] | No
 
 
 def check_whole(value: object, least: int, most: int, at: str, found: Found) -> None:
-    """Tell `value` unless it is a whole number from `least` to `most`."""
+    """Report `value` unless it is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         found.add(at, "bad_value", f"A whole number from {least} to {most} is expected.")

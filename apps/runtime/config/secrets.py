@@ -1,4 +1,4 @@
-"""Tells values that look like secrets, which have no place in a config that is stored, shown and signed."""
+"""Finds values that look like secrets, which have no place in a config that is stored, shown and signed."""
 
 from __future__ import annotations
 

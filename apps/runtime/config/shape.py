@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from apps.runtime.ops.rules import MAX_RULE_LENGTH, MAX_RULES
+from apps.runtime.ops import all_settings
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -82,53 +82,49 @@ def _side(*adapters: Mapping[str, object]) -> dict[str, object]:
     return {"oneOf": [*adapters, _closed({"lanes": lanes}, "lanes")]}
 
 
-#: JSON Schema 2020-12 of a config. Every top key is optional; what is not named here is refused.
-CONFIG_SCHEMA: dict[str, object] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "ByteOr Cloud runtime configuration, version 1",
-    **_closed(
-        {
-            "tuning": _closed(
-                {
-                    "profile": {"enum": list(PROFILES)},
-                    **{
-                        name: {"type": "integer", "minimum": 1, "maximum": most}
-                        for name, most in TUNING_NUMBERS.items()
-                    },
-                },
-                description="Wishes: an agent reports what it could apply.",
-            ),
-            "adapters": _closed(
-                {"ingress": _side(*_INGRESS), "egress": _side(*_EGRESS)},
-                description="Without adapters the pipeline activates and idles.",
-            ),
-            "stages": {
-                "type": "object",
-                "propertyNames": {"pattern": f"^{NAME}$"},
-                "additionalProperties": _closed(
+def config_schema() -> dict[str, object]:
+    """JSON Schema 2020-12 of a config, with the settings of all ops. Every top key is optional; what is not named is refused."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ByteOr Cloud runtime configuration, version 1",
+        **_closed(
+            {
+                "tuning": _closed(
                     {
-                        "rules": {
-                            "type": "array",
-                            "minItems": 1,
-                            "maxItems": MAX_RULES,
-                            "items": {"type": "string", "maxLength": MAX_RULE_LENGTH},
+                        "profile": {"enum": list(PROFILES)},
+                        **{
+                            name: {"type": "integer", "minimum": 1, "maximum": most}
+                            for name, most in TUNING_NUMBERS.items()
                         },
-                        "schema": {"type": ["object", "boolean"]},
-                    }
+                    },
+                    description="Wishes: an agent reports what it could apply.",
                 ),
-            },
-            "environment": {
-                "type": "object",
-                "maxProperties": MAX_VARIABLES,
-                "propertyNames": {"pattern": f"^{VARIABLE}$"},
-                "additionalProperties": {
-                    "oneOf": [
-                        {"type": "string", "maxLength": MAX_VALUE},
-                        _closed({"secret_ref": {"type": "string", "pattern": f"^{REFERENCE}$"}}, "secret_ref"),
-                    ]
+                "adapters": _closed(
+                    {"ingress": _side(*_INGRESS), "egress": _side(*_EGRESS)},
+                    description="Without adapters the pipeline activates and idles.",
+                ),
+                "stages": {
+                    "type": "object",
+                    "propertyNames": {"pattern": f"^{NAME}$"},
+                    "additionalProperties": _closed(
+                        {name: dict(setting.shape) for name, setting in all_settings().items()}
+                    ),
                 },
-                "description": "What looks like a secret is refused; a secret_ref is resolved on the host.",
-            },
-        }
-    ),
-}
+                "environment": {
+                    "type": "object",
+                    "maxProperties": MAX_VARIABLES,
+                    "propertyNames": {"pattern": f"^{VARIABLE}$"},
+                    "additionalProperties": {
+                        "oneOf": [
+                            {"type": "string", "maxLength": MAX_VALUE},
+                            _closed({"secret_ref": {"type": "string", "pattern": f"^{REFERENCE}$"}}, "secret_ref"),
+                        ]
+                    },
+                    "description": "What looks like a secret is refused; a secret_ref is resolved on the host.",
+                },
+            }
+        ),
+    }
+
+
+CONFIG_SCHEMA = config_schema()

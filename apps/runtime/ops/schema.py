@@ -29,8 +29,8 @@ KEYWORDS = (
 )  # fmt: skip
 
 
-_Tell = Callable[[str, str, str], None]
-#: A place in a record: the place above it and the step from there, None at the top. Made into a pointer when it is told.
+_Report = Callable[[str, str, str], None]
+#: A place in a record: the place above it and the step from there, None at the top. Made into a pointer when it is reported.
 _Place = tuple["_Place", str | int] | None
 
 
@@ -142,7 +142,7 @@ def _parse(schema: object, at: str, depth: int, problems: list[SchemaProblem]) -
     )
 
 
-def _types(schema: Mapping[str, object], wrong: _Tell) -> tuple[str, ...] | None:
+def _types(schema: Mapping[str, object], wrong: _Report) -> tuple[str, ...] | None:
     if "type" not in schema:
         return None
     named = schema["type"]
@@ -157,7 +157,7 @@ def _types(schema: Mapping[str, object], wrong: _Tell) -> tuple[str, ...] | None
     return texts
 
 
-def _required(schema: Mapping[str, object], wrong: _Tell) -> tuple[str, ...]:
+def _required(schema: Mapping[str, object], wrong: _Report) -> tuple[str, ...]:
     names = schema.get("required", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         wrong("required", "wrong_type", "required is a list of strings.")
@@ -167,7 +167,7 @@ def _required(schema: Mapping[str, object], wrong: _Tell) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _enum(schema: Mapping[str, object], wrong: _Tell) -> tuple[Value, ...] | None:
+def _enum(schema: Mapping[str, object], wrong: _Report) -> tuple[Value, ...] | None:
     choices: tuple[Value, ...] | None = None
     if "enum" in schema:
         listed = schema["enum"]
@@ -181,7 +181,7 @@ def _enum(schema: Mapping[str, object], wrong: _Tell) -> tuple[Value, ...] | Non
     return choices
 
 
-def _values(key: str, listed: list[object], wrong: _Tell) -> tuple[Value, ...] | None:
+def _values(key: str, listed: list[object], wrong: _Report) -> tuple[Value, ...] | None:
     try:
         return tuple(plain(item) for item in listed)
     except (ValueError, RecursionError):
@@ -189,7 +189,7 @@ def _values(key: str, listed: list[object], wrong: _Tell) -> tuple[Value, ...] |
         return None
 
 
-def _count(schema: Mapping[str, object], key: str, wrong: _Tell) -> int | None:
+def _count(schema: Mapping[str, object], key: str, wrong: _Report) -> int | None:
     if key not in schema:
         return None
     count = schema[key]
@@ -199,7 +199,7 @@ def _count(schema: Mapping[str, object], key: str, wrong: _Tell) -> int | None:
     return count
 
 
-def _bound(schema: Mapping[str, object], key: str, wrong: _Tell) -> Decimal | None:
+def _bound(schema: Mapping[str, object], key: str, wrong: _Report) -> Decimal | None:
     if key not in schema:
         return None
     bound = schema[key]
@@ -227,12 +227,12 @@ def _names_of(value: Number) -> tuple[str, ...]:
 
 
 def _shown(pointer: str) -> str:
-    # Keys of a record are somebody else's text, on their way to a log.
+    # Keys of a record are text from outside, on their way to a log.
     text = pointer if len(pointer) <= 120 else pointer[:117] + "..."
     return "".join(char if " " <= char <= "~" else "?" for char in text) or "the record"
 
 
-def _tell(found: list[Violation], at: _Place, keyword: str, message: str) -> None:
+def _report(found: list[Violation], at: _Place, keyword: str, message: str) -> None:
     if len(found) < MAX_VIOLATIONS:
         steps: list[str | int] = []
         while at is not None:
@@ -248,19 +248,19 @@ def _check(schema: Schema, value: Value, at: _Place, found: list[Violation]) -> 
     if len(found) >= MAX_VIOLATIONS:
         return
     if schema.never:
-        _tell(found, at, "false", "is not allowed")
+        _report(found, at, "false", "is not allowed")
         return
     if schema.types is not None:
         names = _names_of(value) if isinstance(value, Number) else _NAMES[type(value)]
         if names[0] not in schema.types and names[-1] not in schema.types:
-            _tell(found, at, "type", "is not of type " + " or ".join(schema.types))
+            _report(found, at, "type", "is not of type " + " or ".join(schema.types))
             return
     if schema.enum is not None and not any(same(value, choice) for choice in schema.enum):
-        _tell(found, at, "enum", "is not one of the allowed values")
+        _report(found, at, "enum", "is not one of the allowed values")
     if isinstance(value, dict):
         for key in schema.required:
             if key not in value:
-                _tell(found, (at, key), "required", "is missing")
+                _report(found, (at, key), "required", "is missing")
         if schema.properties or schema.additional is not None:
             for key, item in value.items():
                 below = schema.properties.get(key, schema.additional)
@@ -268,16 +268,16 @@ def _check(schema: Schema, value: Value, at: _Place, found: list[Violation]) -> 
                     _check(below, item, (at, key), found)
     elif isinstance(value, str):
         if schema.min_length is not None and len(value) < schema.min_length:
-            _tell(found, at, "minLength", f"has fewer than {schema.min_length} characters")
+            _report(found, at, "minLength", f"has fewer than {schema.min_length} characters")
         if schema.max_length is not None and len(value) > schema.max_length:
-            _tell(found, at, "maxLength", f"has more than {schema.max_length} characters")
+            _report(found, at, "maxLength", f"has more than {schema.max_length} characters")
     elif isinstance(value, Number):
         _check_number(schema, value, at, found)
     elif isinstance(value, list):
         if schema.min_items is not None and len(value) < schema.min_items:
-            _tell(found, at, "minItems", f"has fewer than {schema.min_items} items")
+            _report(found, at, "minItems", f"has fewer than {schema.min_items} items")
         if schema.max_items is not None and len(value) > schema.max_items:
-            _tell(found, at, "maxItems", f"has more than {schema.max_items} items")
+            _report(found, at, "maxItems", f"has more than {schema.max_items} items")
         if schema.items is not None:
             for number, item in enumerate(value):
                 _check(schema.items, item, (at, number), found)
@@ -288,6 +288,6 @@ def _check_number(schema: Schema, number: Number, at: _Place, found: list[Violat
         return
     exact = int(number.text) if number.text.isdigit() and len(number.text) < 19 else number.value()
     if schema.minimum is not None and (exact is None or exact < schema.minimum):
-        _tell(found, at, "minimum", "is below the minimum")
+        _report(found, at, "minimum", "is below the minimum")
     if schema.maximum is not None and (exact is None or exact > schema.maximum):
-        _tell(found, at, "maximum", "is above the maximum")
+        _report(found, at, "maximum", "is above the maximum")

@@ -4,7 +4,7 @@ Plain Python, the same code in the control plane and on every host.
 """
 
 from apps.runtime.spec.compile import Compilation, compile_spec, spec_hash_of
-from apps.runtime.spec.diagnostics import CODES, Diagnostic
+from apps.runtime.spec.diagnostics import CODES, Diagnostic, as_dicts
 from apps.runtime.spec.diff import Change, semantic_diff
 from apps.runtime.spec.graph import to_dot, to_svg
 from apps.runtime.spec.plan import Barrier, Lane, Plan, PlanError, PlanStage
@@ -19,6 +19,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlanStage",
+    "as_dicts",
     "compile_spec",
     "semantic_diff",
     "spec_hash_of",

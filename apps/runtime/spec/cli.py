@@ -56,12 +56,12 @@ def main(argv: Sequence[str]) -> int:
         return _usage("standard input can be read once only")
     if command == "diff":
         return _diff(files) if len(files) == 2 else _usage("diff takes two FILEs")
-    told = sys.stdout if command == "validate" else sys.stderr
+    output = sys.stdout if command == "validate" else sys.stderr
     status = 0
     for name in files:
         done = _compiled(name)
         if done is not None:
-            told.writelines(_lines(name, done))
+            output.writelines(_lines(name, done))
         if done is None or not done.ok:
             status = 1
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -124,7 +124,7 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `line` counts from 1; 0 is the file as a whole. `hint` says what to do about it."""
+    """One finding. `line` counts from 1; 0 is the file as a whole. `hint` is what to do about it."""
 
     severity: Severity
     code: str
@@ -136,6 +136,28 @@ class Diagnostic:
     def as_dict(self) -> dict[str, object]:
         """`{severity, code, line, key, message, hint}`."""
         return asdict(self)
+
+
+MOST_DIAGNOSTICS = 200
+
+
+def as_dicts(found: Sequence[Diagnostic]) -> list[dict[str, object]]:
+    """The first `MOST_DIAGNOSTICS` of `found` as JSON, and one with the number of those left out."""
+    shown = [item.as_dict() for item in found[:MOST_DIAGNOSTICS]]
+    if more := len(found) - len(shown):
+        shown.append(
+            {
+                "severity": "error"
+                if any(item.severity == "error" for item in found[MOST_DIAGNOSTICS:])
+                else "warning",
+                "code": "more",
+                "line": 0,
+                "key": "",
+                "message": f"And {more} more.",
+                "hint": "Mend these first.",
+            }
+        )
+    return shown
 
 
 class Findings:

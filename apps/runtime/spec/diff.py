@@ -38,7 +38,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. `before` and `after` are None where there is no such side; `text` says it in a sentence."""
+    """One change. `before` and `after` are None where there is no such side; `text` is a sentence."""
 
     kind: Kind
     subject: str
@@ -108,7 +108,7 @@ def _capabilities(old: Plan | None, new: Plan) -> list[Change]:
 
 
 def _ring_stages(plan: Plan | None) -> dict[str, PlanStage]:
-    """The stages of a ring, whose order and dependencies mean something; those of a graph are told as roles."""
+    """The stages of a ring, whose order and dependencies mean something; those of a graph are listed as roles."""
     return {stage.id: stage for stage in plan.stages} if plan is not None and plan.plan_v == RING_VERSION else {}
 
 
@@ -172,7 +172,7 @@ def _endpoints(old: Plan | None, new: Plan) -> list[Change]:
         return incoming | {(EGRESS, lane): "go out" for lane in plan.egress}
 
     was, now = ends(old), ends(new)
-    gone = [
+    removed = [
         Change("endpoint_removed", lane, kind, None, f"Records no longer {way} on lane {lane}.")
         for (kind, lane), way in was.items()
         if (kind, lane) not in now
@@ -182,7 +182,7 @@ def _endpoints(old: Plan | None, new: Plan) -> list[Change]:
         for (kind, lane), way in now.items()
         if (kind, lane) not in was
     ]
-    return gone + added
+    return removed + added
 
 
 def _roles(old: Plan | None, new: Plan) -> list[Change]:

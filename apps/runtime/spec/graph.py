@@ -236,7 +236,7 @@ def _drawn(node: _Node) -> str:
             f'fill="currentColor" fill-opacity="0.75">{escape(_short(node.op, node.w * 2 // (size + 3)))}</text>'
         )
     tooltip = escape(node.label if not node.op else f"{node.label}: {node.op}")
-    # a lane is where records wait, not what does something to them: dashes tell it from a role without any color
+    # a lane is where records wait, not what does something to them: dashes distinguish it from a role without any color
     dashes = ' stroke-dasharray="4 3"' if node.kind == "lane" else ""
     return (
         f'<g class="{css}"><title>{tooltip}</title><rect x="{node.x}" y="{node.y}" width="{node.w}" '

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from apps.runtime.ops.names import Op, OpError, parse_op
+from apps.runtime.ops.registry import Op, OpError, parse_op
 from apps.runtime.spec.diagnostics import Findings, clip
 from apps.runtime.spec.model import (
     DEFAULT_CAPACITY,
@@ -228,7 +228,7 @@ def _role(item: Item, wiring: Wiring, found: Findings) -> Role | None:
         return None
     takes = _TAKES[kind]
     for key, entry in item.plain.items():
-        # a hash_key where there is no hash is told by a rule of its own
+        # a hash_key where there is no hash is reported by a rule of its own
         if key not in takes and key not in ("name", "kind", "hash_key"):
             _not_taken(kind, entry, found)
     for side, numbered in item.ports.items():
@@ -279,7 +279,7 @@ def _every_port(item: Item, side: str) -> tuple[Entry, ...]:
 
 
 def _ports(item: Item, side: str, numbered: bool, found: Findings) -> tuple[Entry, ...]:
-    """The lines that name the lanes of one side, in order; none is told."""
+    """The lines that name the lanes of one side, in order; nothing is reported."""
     if not numbered:
         if side in item.plain:
             return (item.plain[side],)
@@ -290,11 +290,11 @@ def _ports(item: Item, side: str, numbered: bool, found: Findings) -> tuple[Entr
         _missing(f"missing_{side}", item, f"{side}.0", found)
         return ()
     first: dict[str, Entry] = {}
-    gap_told = False
+    gap_reported = False
     for expected, at in enumerate(sorted(given)):
         entry = given[at]
-        if at != expected and not gap_told:
-            gap_told = True
+        if at != expected and not gap_reported:
+            gap_reported = True
             message = f"{side}.{expected} is missing before {side}.{at}."
             found.add("port_gap", entry.line, entry.key, message, "Number them 0, 1, 2, ...")
         former = first.setdefault(entry.value, entry)

@@ -1,11 +1,11 @@
-"""What a spec says once it has been read: no text, no lines, no errors."""
+"""The content of a spec once it has been read: no text, no lines, no errors."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
 
-from apps.runtime.ops.names import Op
+from apps.runtime.ops.registry import Op
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z_][A-Za-z0-9_-]{0,62}){0,7}")

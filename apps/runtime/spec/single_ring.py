@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from apps.runtime.ops.names import Op, OpError, parse_op
+from apps.runtime.ops.registry import Op, OpError, parse_op
 from apps.runtime.spec.diagnostics import Findings, clip
 from apps.runtime.spec.model import SingleRing, Stage, is_field, is_name
 from apps.runtime.spec.text import Entry, index_of, number_of
@@ -221,11 +221,11 @@ def _dependencies(
 
     named: list[int] = []
     seen: set[int] = set()
-    gap_told = False
+    gap_reported = False
     for expected, at in enumerate(sorted(lines)):
         entry = lines[at]
-        if at != expected and not gap_told:
-            gap_told = True
+        if at != expected and not gap_reported:
+            gap_reported = True
             refuse("dependency_gap", entry, f"depends_on.{expected} is missing.", "Number them 0, 1, 2, ...")
         value = index_of(entry.value)
         if value is None:

@@ -65,7 +65,7 @@ def read_lines(text: str | bytes, found: Findings) -> dict[str, Entry] | None:
 
 
 def _read_odd_line(line: str, number: int, found: Findings) -> Entry | None:
-    """A line that is not simply `key=value`: a comment, blank, or wrong, which is told; read as well as it can be."""
+    """A line that is not simply `key=value`: a comment, blank, or wrong, which is reported; read as well as possible."""
     if line.startswith("#") or not line.strip(" \t"):
         return None
     bad = _UNPRINTABLE.search(line)

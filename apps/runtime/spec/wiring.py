@@ -1,4 +1,4 @@
-"""How the lanes of a LaneGraph hang together: the rules that need more than one line to be told.
+"""How the lanes of a LaneGraph hang together: the rules that need more than one line.
 
 A graph of two sorts of nodes, lanes and roles, so that a lane with many producers and many consumers is as many edges as lines.
 Everything here is linear in lanes + roles + ports.
@@ -97,7 +97,7 @@ class Wiring:
     ) -> None:
         """A role between the lanes that `rx` and `tx` name, at this key and line. `name` is None when it can't be read.
 
-        `one_way` says that a record takes one of the `tx` and not all of them.
+        `one_way` is true when a record takes one of the `tx` and not all of them.
         """
         key, line = at
         if name is not None and named is not None:
@@ -117,9 +117,9 @@ class Wiring:
         self._roles.append(role)
 
     def check(self) -> None:
-        """Tell what is wrong with the whole: every lane's ends, cycles, and roles that lie on no way through.
+        """Report what is wrong with the whole: every lane's ends, cycles, and roles that lie on no way through.
 
-        The last is not told where a lane is named that does not exist: it would only follow from that.
+        The last is not reported where a lane is named that does not exist: it would only follow from that.
         """
         for kind in ("ingress", "egress"):
             if kind not in self._given and None not in self._given:
@@ -145,26 +145,26 @@ class Wiring:
         return lane
 
     def _ends_of(self, lane: _Lane) -> None:
-        def tell(code: str, message: str, hint: str, line: int = 0) -> None:
+        def report(code: str, message: str, hint: str, line: int = 0) -> None:
             self._found.add(code, line or lane.line, lane.key, message, hint)
 
         producers = len(lane.producers) + lane.from_outside
         consumers = len(lane.consumers) + lane.to_outside
         if producers == 0:
             hint = "Name it in the tx of a role, or make it an ingress."
-            tell("lane_without_producer", f"Nothing puts records on {lane.name}.", hint)
+            report("lane_without_producer", f"Nothing puts records on {lane.name}.", hint)
         elif producers > 1 and lane.kind not in (EVENTS, None):
             message = f"{lane.name} has {producers} producers."
-            tell("too_many_producers", message, f"Leave one, or make the lane {EVENTS}, or put a merge in front.")
+            report("too_many_producers", message, f"Leave one, or make the lane {EVENTS}, or put a merge in front.")
         if consumers == 0:
             hint = "Name it in the rx of a role, or make it an egress."
-            tell("lane_without_consumer", f"Nothing takes records from {lane.name}.", hint)
+            report("lane_without_consumer", f"Nothing takes records from {lane.name}.", hint)
         elif lane.kind == FANOUT and consumers != (lane.consumers_wanted or consumers):
             message = f"{lane.name} says {lane.consumers_wanted} consumers and has {consumers}."
-            tell("consumers_mismatch", message, f"Write consumers={consumers}.", lane.consumers_line)
+            report("consumers_mismatch", message, f"Write consumers={consumers}.", lane.consumers_line)
         elif lane.kind not in (FANOUT, None) and consumers > 1:
             message = f"{lane.name} has {consumers} consumers."
-            tell("too_many_consumers", message, f"Leave one, or make the lane a {FANOUT}, or put a router behind.")
+            report("too_many_consumers", message, f"Leave one, or make the lane a {FANOUT}, or put a router behind.")
 
     def _in_order(self) -> list[_Role]:
         """The roles in an order in which each follows all that feed it; those in a cycle or behind one are left out."""
@@ -188,7 +188,7 @@ class Wiring:
         return order
 
     def _cycles(self, ordered: set[_Role]) -> None:
-        """Tell cycles among the roles that are not `ordered`: walk against the stream, where there is always a next one."""
+        """Report cycles among the roles that are not `ordered`: walk against the stream, where there is always a next one."""
         walked: dict[_Role, int] = {}
         upstream = {
             lane: next((one for one in lane.producers if one not in ordered), None) for lane in self._lanes.values()
@@ -231,9 +231,9 @@ class Wiring:
 
     def _off_path(self) -> None:
         fed = _reached([lane for lane in self._lanes.values() if lane.from_outside], downstream=True)
-        heard = _reached([lane for lane in self._lanes.values() if lane.to_outside], downstream=False)
+        consumed = _reached([lane for lane in self._lanes.values() if lane.to_outside], downstream=False)
         for role in self._roles:
-            if role in fed and role in heard:
+            if role in fed and role in consumed:
                 continue
             side = "to an egress leads from" if role in fed else "from an ingress leads to"
             message = f"No way {side} {role.name}."

@@ -1,4 +1,4 @@
-"""Signatures and what is believed because of them: DSSE envelopes, key sets, directives, approval credentials.
+"""Signatures and what is accepted because of them: DSSE envelopes, key sets, directives, approval credentials.
 
 Pure Python over `cryptography`; the same code signs in the control plane and verifies on the hosts. Standards: DSSE v1
 (pre-authentication encoding and JSON envelope), Ed25519 (RFC 8032), JSON canonicalization (RFC 8785). All times
@@ -13,7 +13,6 @@ from apps.runtime.trust.credentials import (
     verify_credential,
 )
 from apps.runtime.trust.directives import (
-    CLOCK_SKEW_MS,
     DIRECTIVE_LIFE_MS,
     PAYLOAD_DIRECTIVE,
     Directive,
@@ -26,10 +25,13 @@ from apps.runtime.trust.envelopes import (
     envelope_payload,
     load_canonical,
     open_envelope,
+    opened,
     pae,
     sign_envelope,
+    unique_members,
 )
 from apps.runtime.trust.keys import (
+    CLOCK_SKEW_MS,
     KeySet,
     Signer,
     TrustedKey,
@@ -80,6 +82,7 @@ __all__ = [
     "make_keyset_payload",
     "mint_credential",
     "open_envelope",
+    "opened",
     "pae",
     "parse_keyset",
     "public_key",
@@ -88,6 +91,7 @@ __all__ = [
     "sign_envelope",
     "sign_release",
     "targets_sha256",
+    "unique_members",
     "verify_credential",
     "verify_directive",
     "verify_release",

@@ -22,7 +22,7 @@ def targets_sha256(agent_ids: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CredentialClaims:
-    """What an approval credential says. `capabilities`, `issued_by` are lists of text; times are Unix ms."""
+    """The claims of an approval credential. `capabilities`, `issued_by` are lists of text; times are Unix ms."""
 
     kid: str
     org_id: str
@@ -123,7 +123,8 @@ def verify_credential(
 
     Refuses in this order: `credential_undecodable`, `credential_bad_signature`, `credential_unknown_version`,
     `credential_wrong_spec`, `credential_wrong_environment` (or posture), `credential_expired` (also before
-    `issued_at`), `credential_missing_capability`, `credential_wrong_config`, `credential_wrong_subject`.
+    `issued_at`), `credential_missing_capability`, `credential_wrong_config`, `credential_wrong_subject`,
+    `credential_by_retired_key` (issued after its key was retired, by more than the clock skew).
     """
     claims, raw, payload, signature = decode_credential(token)
     trusted = keys.by_kid() if isinstance(keys, KeySet) else keys
@@ -147,4 +148,6 @@ def verify_credential(
         raise TrustError("credential_wrong_config", "the credential is for another configuration")
     if claims.subject != subject or expected_targets_sha256 not in (None, claims.targets_sha256):
         raise TrustError("credential_wrong_subject", "the credential is for another subject")
+    if key.signed_too_late(claims.issued_at):
+        raise TrustError("credential_by_retired_key", "the credential was issued after its key was retired")
     return claims

@@ -1,25 +1,27 @@
-"""Directives: what an agent shall run, signed and short-lived."""
+"""Directives: what an agent should run, signed and short-lived."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
 
 from apps.runtime.trust.envelopes import field, load_canonical, opened, sign_envelope
-from apps.runtime.trust.keys import KeySet, Signer, TrustedKey, TrustError
+from apps.runtime.trust.keys import CLOCK_SKEW_MS, KeySet, Signer, TrustedKey, TrustError
 
 PAYLOAD_DIRECTIVE = "application/vnd.byteor.directive.v1+json"
-CLOCK_SKEW_MS = 5 * 60 * 1000
 DIRECTIVE_LIFE_MS = 10 * 60 * 1000
+_UUID = re.compile(r"\A[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """What an agent shall run. `stop` and `none` have no bundle and no sequence."""
+    """What an agent should run. `stop` and `none` have no bundle and no sequence."""
 
     environment_id: str
     agent_id: str
@@ -34,11 +36,11 @@ class Directive:
     v: int = 1
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def content_digest(self) -> str:
-        """SHA-256 (hex) of everything but the times: what one `directive_seq` stands for."""
-        body = {k: v for k, v in asdict(self).items() if k not in ("issued_at", "expires_at")}
+        """SHA-256 (hex) of everything but the times: what one `directive_seq` identifies."""
+        body = {k: v for k, v in self.as_dict().items() if k not in ("issued_at", "expires_at")}
         return hashlib.sha256(rfc8785.dumps(body)).hexdigest()
 
 
@@ -53,7 +55,7 @@ def _parse_directive(payload: bytes) -> Directive:
     names = set(Directive.__dataclass_fields__)
     if set(value) != names:
         raise TrustError(code, "the directive's fields are not the known ones")
-    if value["v"] != 1:
+    if value["v"] != 1 or isinstance(value["v"], bool):
         raise TrustError("directive_unknown_version", "the directive's version is unknown")
     word = value["directive"]
     if word not in ("activate", "rollback", "stop", "none"):
@@ -64,11 +66,18 @@ def _parse_directive(payload: bytes) -> Directive:
         field(value, name, int, code)
     for name in ("deployment_id", "for_deployment_id", "bundle_sha256"):
         field(value, name, (str, type(None)), code)
+        if value[name] is not None and name != "bundle_sha256" and not _UUID.match(value[name]):
+            raise TrustError(code, f"{name} is not a UUID")
+    if not all(0 <= value[name] < 2**63 for name in ("directive_seq", "issued_at", "expires_at")):
+        raise TrustError(code, "a number is out of range")
+    if value["expires_at"] < value["issued_at"]:
+        raise TrustError(code, "the directive expires before it is issued")
     runs = word in ("activate", "rollback")
     if runs:
         field(value, "deployment_id", str, code)
-        field(value, "sequence", int, code)
-        if len(field(value, "bundle_sha256", str, code)) != 64:
+        if not 0 <= field(value, "sequence", int, code) < 2**63:
+            raise TrustError(code, "sequence is out of range")
+        if not _SHA256.match(field(value, "bundle_sha256", str, code)):
             raise TrustError(code, "bundle_sha256 is not 64 hex digits")
     elif value["bundle_sha256"] is not None or value["sequence"] is not None:
         raise TrustError(code, f"a {word} directive names a bundle")

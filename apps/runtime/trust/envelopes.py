@@ -92,7 +92,8 @@ def open_envelope(envelope: object, payload_type: str, keys: KeySet | Mapping[st
     return opened(envelope, payload_type, keys)[0]
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json`: raises ValueError when an object names a key twice, for readers disagree which counts."""
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("duplicate key")
@@ -102,7 +103,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def load_canonical(data: bytes, code: str, what: str) -> dict[str, Any]:
     """The JSON object in `data`, which must be its RFC 8785 form to the byte. Raises TrustError(`code`)."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique_members)
         canonical = rfc8785.dumps(value)
     except (ValueError, RecursionError, rfc8785.CanonicalizationError):
         raise TrustError(code, f"{what} is not JSON") from None
@@ -115,6 +116,6 @@ def load_canonical(data: bytes, code: str, what: str) -> dict[str, Any]:
 
 def field(value: Mapping[str, Any], name: str, kind: type | tuple[type, ...], code: str) -> Any:
     item = value.get(name)
-    if not isinstance(item, kind) or (isinstance(item, bool) and kind is int):
+    if not isinstance(item, kind) or isinstance(item, bool):
         raise TrustError(code, f"{name} is missing or of a wrong type")
     return item

@@ -1,4 +1,4 @@
-"""Keys: made, named, and believed or not (Ed25519, RFC 8032)."""
+"""Keys: made, named, and trusted or not (Ed25519, RFC 8032)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+CLOCK_SKEW_MS = 5 * 60 * 1000
+
 
 class TrustError(Exception):
-    """Something was not to be believed: a stable `code` and a sentence."""
+    """Something did not verify: a stable `code` and a sentence."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -44,6 +46,18 @@ def public_key_pem(public_raw: bytes) -> str:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
+_FIELD = 2**255 - 19
+# the y coordinates of the eight points whose order divides 8 (RFC 8032 §5.1.7 lets a signature by one of them verify for many
+# messages), also in their non-canonical encodings
+_ORDER_8_Y = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+_SMALL_ORDER_Y = frozenset({0, 1, _FIELD - 1, _FIELD, _FIELD + 1, _ORDER_8_Y, _FIELD - _ORDER_8_Y})
+
+
+def is_weak(public_raw: bytes) -> bool:
+    """Is this public key a point of small order, for which signatures can be made without a private key?"""
+    return int.from_bytes(public_raw, "little") & (2**255 - 1) in _SMALL_ORDER_Y
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
     """A key that signs. Does not print its private part."""
@@ -68,6 +82,10 @@ class TrustedKey:
     status: str = "active"
     not_before: int | None = None
     not_after: int | None = None
+
+    def signed_too_late(self, at_ms: int) -> bool:
+        """Was the key known to be retired, beyond five minutes of clock skew, when it signed at `at_ms` (Unix ms)?"""
+        return self.status == "retired" and self.not_after is not None and at_ms > self.not_after + CLOCK_SKEW_MS
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import rfc8785
 
 from apps.runtime.trust.envelopes import envelope_payload, field, load_canonical, pae, strict_b64
-from apps.runtime.trust.keys import KeySet, TrustedKey, TrustError, kid_of, verifies
+from apps.runtime.trust.keys import KeySet, TrustedKey, TrustError, is_weak, kid_of, verifies
 
 PAYLOAD_KEYSET = "application/vnd.byteor.keyset.v1+json"
 MAX_KEYS = 64
@@ -23,7 +23,7 @@ def parse_keyset(payload: bytes) -> KeySet:
     """Read a key set payload, strictly. Raises `bad_keyset`."""
     code = "bad_keyset"
     value = load_canonical(payload, code, "the key set")
-    if value.get("v") != 1:
+    if value.get("v") != 1 or isinstance(value.get("v"), bool):
         raise TrustError(code, "unknown key set version")
     keys: list[TrustedKey] = []
     for item in field(value, "keys", list, code):
@@ -32,6 +32,8 @@ def parse_keyset(payload: bytes) -> KeySet:
         public = strict_b64(item.get("public_key"), code, "public_key")
         if item.get("algorithm") != "ed25519" or len(public) != 32 or item.get("kid") != kid_of(public):
             raise TrustError(code, "a key's algorithm, length or kid is wrong")
+        if is_weak(public):
+            raise TrustError(code, "a key is a point of small order: anybody can sign for it")
         if item.get("status") not in ("active", "retired", "revoked"):
             raise TrustError(code, "a key's status is unknown")
         for name in ("not_before", "not_after"):
@@ -39,13 +41,15 @@ def parse_keyset(payload: bytes) -> KeySet:
         keys.append(TrustedKey(item["kid"], public, item["status"], item.get("not_before"), item.get("not_after")))
     if not keys or len({key.kid for key in keys}) != len(keys) or len(keys) > MAX_KEYS:
         raise TrustError(code, f"a key set names 1 to {MAX_KEYS} different keys")
+    if all(key.status != "active" for key in keys):
+        raise TrustError(code, "a key set has an active key, or nothing could follow it")
     return KeySet(field(value, "org_id", str, code), int(field(value, "version", int, code)), tuple(keys))
 
 
 def accept_keyset(current: KeySet | None, envelopes: Sequence[object]) -> KeySet:
     """Follow `envelopes`, oldest first, from the set trusted so far.
 
-    With nothing trusted yet, the newest is believed because enrollment gave it, if it is signed by a key in it. After that
+    With nothing trusted yet, the newest is accepted because enrollment gave it, if it is signed by a key in it. After that
     version n+1 must be signed by a key active in n and not revoked in n+1. Raises `keyset_lower`, `keyset_gap`,
     `keyset_unsigned`, `keyset_wrong_organization` or `bad_keyset`; `current` stays what it was.
     """

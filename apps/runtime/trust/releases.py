@@ -9,9 +9,8 @@ from typing import Any
 
 import rfc8785
 
-from apps.runtime.trust.directives import CLOCK_SKEW_MS
 from apps.runtime.trust.envelopes import field, load_canonical, opened, sign_envelope
-from apps.runtime.trust.keys import KeySet, Signer, TrustedKey, TrustError
+from apps.runtime.trust.keys import CLOCK_SKEW_MS, KeySet, Signer, TrustedKey, TrustError
 
 PAYLOAD_RELEASE = "application/vnd.byteor.agent-release.v1+json"
 RELEASE_LIFE_MS = 10 * 60 * 1000

@@ -1,6 +1,6 @@
-"""A key's life: made, retired by its successor, revoked. Each change is a new version of the key set, signed by the one before.
+"""Creation, rotation and revocation of keys. Each publishes a new key set version, signed by a key of the previous one.
 
-Lock order: organization → what hangs on a key (environments) → keys → audit head.
+Lock order: organization → objects that depend on a key (environments) → keys → audit head.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import transaction
 
+from apps.access.policy import require_person
 from apps.access.principals import Principal
 from apps.audit import services as audit
 from apps.core import clock
@@ -21,7 +22,7 @@ from apps.runtime import trust
 from apps.runtime.faults import fault_point
 from apps.signing import registry
 from apps.signing.models import KeySetVersion, KeyStatus, SigningKey
-from apps.signing.services.reading import key_set_version, opened, trusted
+from apps.signing.services.key_use import key_set_version, opened, trusted
 from apps.signing.vault import seal
 from apps.tenancy.models import Organization
 from apps.tenancy.scope import Scope
@@ -31,28 +32,39 @@ REASON_LENGTH = 1000
 
 
 def make_first_key(*, actor: ActorRef, node: Any) -> None:
-    """A new organization's first signing key, and version 1 of its key set, which signs itself. In its transaction."""
+    """Create a new organization's first signing key and version 1 of its key set, signed by that key. In its
+    transaction."""
     organization: Organization = node
     signer = _make_key(organization, clock.now())
     _publish(organization, VERSION_ONE, signer)
-    _record(organization, actor, "signing_key.created", signer.kid, {"key_set_version": VERSION_ONE})
+    audit.record_in(
+        Scope(organization),
+        action="signing_key.created",
+        actor=actor,
+        target=f"signing_key:{signer.kid}",
+        details={"kid": signer.kid, "key_set_version": VERSION_ONE},
+    )
 
 
 def rotate(*, actor: Principal, scope: Scope, replacing: str | None = None, reason: str = "") -> SigningKey:
-    """A new active key; the former becomes retired and signs the version of the key set that says so. Answers the new one.
+    """Create a new active key and retire the current one, which signs the new key set version. Returns the new key.
 
-    With `replacing`, only while that is the active key: Conflict `already_rotated` otherwise. Raises NotFound,
-    Conflict `too_many_keys` when the set can hold no more keys that still verify, VaultError when the former can't be opened.
+    With `replacing`, only while that is the active key: otherwise raises Conflict `already_rotated`. Raises NotFound,
+    Forbidden `person_required`, Conflict `too_many_keys` if the set is full of keys that still verify, and VaultError if the
+    current key can't be decrypted.
     """
+    require_person(actor)
     with transaction.atomic():
         organization = _lock(scope)
         former = _active(organization)
         if replacing not in (None, former.kid):
-            raise Conflict(f"{former.kid} took over already.", code="already_rotated", extra={"kid": former.kid})
-        good = SigningKey.objects.filter(organization=organization).exclude(status=KeyStatus.REVOKED).count()
-        if good >= trust.MAX_KEYS:
             raise Conflict(
-                f"A key set names {trust.MAX_KEYS} keys at most: revoke retired ones that nothing runs under any more.",
+                f"{former.kid} is already the active key.", code="already_rotated", extra={"kid": former.kid}
+            )
+        verifying = SigningKey.objects.filter(organization=organization).exclude(status=KeyStatus.REVOKED).count()
+        if verifying >= trust.MAX_KEYS:
+            raise Conflict(
+                f"A key set names {trust.MAX_KEYS} keys at most: revoke retired keys that no running deployment uses.",
                 code="too_many_keys",
             )
         signer = opened(former)
@@ -61,7 +73,13 @@ def rotate(*, actor: Principal, scope: Scope, replacing: str | None = None, reas
         made = _make_key(organization, now)
         version = _publish(organization, key_set_version(organization.pk) + 1, signer)
         details = {"replaces": former.kid, "key_set_version": version, "reason": reason[:REASON_LENGTH]}
-        _record(organization, actor.ref, "signing_key.rotated", made.kid, details)
+        audit.record_in(
+            scope,
+            action="signing_key.rotated",
+            actor=actor.ref,
+            target=f"signing_key:{made.kid}",
+            details={"kid": made.kid, **details},
+        )
         registry.keys_changed(organization.pk)
         rotated = SigningKey.objects.get(kid=made.kid)
         fault_point("signing.rotate.before_commit")
@@ -70,10 +88,9 @@ def rotate(*, actor: Principal, scope: Scope, replacing: str | None = None, reas
 
 
 def retire(*, scope: Scope, kid: str) -> SigningKey:
-    """Take a key out of use for signing. There is one active key and `rotate` is what retires it, so by itself this holds
-    only for one that is retired already.
+    """Retire a key. Only `rotate` retires the active key, so this succeeds only for a key that is already retired.
 
-    Raises NotFound, Conflict `last_active_key`, StateConflict from `revoked`.
+    Raises NotFound, Conflict `last_active_key`, and StateConflict for a revoked key.
     """
     with transaction.atomic():
         organization = _lock(scope)
@@ -85,9 +102,10 @@ def retire(*, scope: Scope, kid: str) -> SigningKey:
 
 
 def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> SigningKey:
-    """Let `kid` verify nothing from now on, and end what is on its way under it. Its private part is destroyed.
+    """Revoke `kid`: none of its signatures verify from now on, and deployments that depend on it end. Deletes its
+    private part.
 
-    One that is revoked already stays so. Raises NotFound, Conflict `last_active_key`.
+    No effect on a revoked key. Raises NotFound and Conflict `last_active_key`.
     """
     with transaction.atomic():
         organization = _lock(scope)
@@ -95,8 +113,8 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
         if key.status == KeyStatus.REVOKED.value:
             return key
         _refuse_last_active(key, "revoked")
-        for room in registry.dependents():
-            room.lock(organization.pk)
+        for dependent in registry.dependents():
+            dependent.lock(organization.pk)
         advance(
             key,
             "revoke",
@@ -106,10 +124,16 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
             reason=reason[:REASON_LENGTH],
         )
         done: dict[str, object] = {"reason": reason[:REASON_LENGTH]}
-        for room in registry.dependents():
-            done |= room.revoked(actor=actor.ref, organization_id=organization.pk, kid=kid, reason=reason)
+        for dependent in registry.dependents():
+            done |= dependent.revoked(actor=actor.ref, organization_id=organization.pk, kid=kid, reason=reason)
         version = _publish(organization, key_set_version(organization.pk) + 1, opened(_active(organization)))
-        _record(organization, actor.ref, "signing_key.revoked", kid, {"key_set_version": version, **done})
+        audit.record_in(
+            scope,
+            action="signing_key.revoked",
+            actor=actor.ref,
+            target=f"signing_key:{kid}",
+            details={"kid": kid, "key_set_version": version, **done},
+        )
         registry.keys_changed(organization.pk)
         fault_point("signing.revoke.before_commit")
     fault_point("signing.revoke.after_commit")
@@ -117,7 +141,11 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
 
 
 def _lock(scope: Scope) -> Organization:
-    """The living organization, locked: two changes of its keys never interleave, and none goes with its deletion."""
+    """Lock and return the organization, if it is not deleted, so that changes of its keys are serialized with each
+    other and with
+
+    its deletion.
+    """
     organization: Organization | None = lock_row(
         Organization.objects.filter(pk=scope.organization_id, deleted_at__isnull=True)
     )
@@ -146,7 +174,7 @@ def _refuse_last_active(key: SigningKey, word: str) -> None:
 
 
 def _whole_ms(moment: dt.datetime) -> dt.datetime:
-    """As signed documents say it: times there are whole milliseconds."""
+    """Truncate to milliseconds, the precision of times in signed documents."""
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
@@ -167,32 +195,21 @@ def _make_key(organization: Organization, now: dt.datetime) -> trust.Signer:
 
 
 def _listed(organization: Organization) -> list[trust.TrustedKey]:
-    """The keys that the next version names: all that verify something, then as many revoked ones, newest first, as fit.
+    """Return the keys of the next version: all that still verify, then the newest revoked ones up to the limit.
 
-    A key that is not named verifies nothing either.
+    A key that is not listed does not verify either.
     """
     rows = list(SigningKey.objects.filter(organization=organization).order_by("-pk"))
-    good = [row for row in rows if row.status != KeyStatus.REVOKED.value]
-    gone = [row for row in rows if row.status == KeyStatus.REVOKED.value]
-    return [trusted(row) for row in (good + gone)[: trust.MAX_KEYS]]
+    verifying = [row for row in rows if row.status != KeyStatus.REVOKED.value]
+    revoked = [row for row in rows if row.status == KeyStatus.REVOKED.value]
+    return [trusted(row) for row in (verifying + revoked)[: trust.MAX_KEYS]]
 
 
 def _publish(organization: Organization, version: int, signer: trust.Signer) -> int:
-    """Write the key set as it is now, as `version`, signed by a key that was active in the version before."""
+    """Write the current key set as `version`, signed by a key that was active in the previous version."""
     payload = trust.make_keyset_payload(
         org_id=str(organization.pk), version=version, keys=_listed(organization), issued_at=clock.now_ms()
     )
     envelope = trust.sign_envelope(payload, trust.PAYLOAD_KEYSET, [signer])
     KeySetVersion.objects.create(organization=organization, version=version, envelope=envelope)
     return version
-
-
-def _record(organization: Organization, actor: ActorRef, action: str, kid: str, details: dict[str, object]) -> None:
-    audit.record(
-        organization_id=organization.pk,
-        action=action,
-        actor=actor,
-        target=f"signing_key:{kid}",
-        scope={"organization_id": organization.pk},
-        details={"kid": kid, **details},
-    )

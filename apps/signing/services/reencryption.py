@@ -1,4 +1,4 @@
-"""Bringing private keys under the present key-encryption key: resumable, repeatable, beside running processes."""
+"""Re-encrypts private keys under the primary key-encryption key. Resumable, repeatable, safe while other processes run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BATCH = 200
 
 @dataclass(frozen=True, slots=True)
 class Reencrypted:
-    """How many keys were brought under the primary key, by the id that they were under, and {kid: why} for those that do not open."""
+    """Number of re-encrypted keys by former key-encryption key, and {kid: problem} for keys that can't be decrypted."""
 
     moved: dict[str, int]
     unreadable: dict[str, str]
 
 
 def primary_id() -> str:
-    """The id of the key-encryption key that new and re-encrypted keys are under."""
+    """Return the id of the key-encryption key for new and re-encrypted keys."""
     ring = settings.BYTEOR_KEY_ENCRYPTION_KEYS
     if not ring:
         raise ImproperlyConfigured("there is no key-encryption key")
@@ -31,10 +31,10 @@ def primary_id() -> str:
 
 
 def reencrypt(*, dry_run: bool = False) -> Reencrypted:
-    """Seal every private key that is not under the primary key-encryption key anew, a row at a time.
+    """Re-encrypt every private key that is not under the primary key-encryption key, one row at a time.
 
-    Each row is one guarded UPDATE, so it may be stopped anywhere, run again, and run beside itself and beside everything
-    that signs. A row that does not open is left as it is and named.
+    Each row is one guarded UPDATE: the run can be stopped, repeated, and run next to another one and to signing
+    processes. A row that can't be decrypted is left unchanged and reported.
     """
     moved: Counter[str] = Counter()
     unreadable: dict[str, str] = {}
@@ -61,7 +61,7 @@ def reencrypt(*, dry_run: bool = False) -> Reencrypted:
 
 
 def missing_encryption_keys() -> dict[str, int]:
-    """{id of a key-encryption key that is not configured: how many private keys are under it}."""
+    """Count the private keys per key-encryption key that is not configured, by the id of that key."""
     ring = [name for name, _ in settings.BYTEOR_KEY_ENCRYPTION_KEYS]
     rows = SigningKey.objects.exclude(status=KeyStatus.REVOKED).exclude(wrapped_by__in=ring)
     return dict(Counter(rows.values_list("wrapped_by", flat=True)))

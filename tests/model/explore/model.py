@@ -1,7 +1,7 @@
 """Deployments, their approvals and build jobs, agents and the clock, small enough to visit every state.
 
 The moves are those of the models (`legal`), and the rules are the code's own: `desired_of`, `next_step`, `startable`,
-`meaning_of`, `undoing`. What stands here is only how the services put them together. The clock is a choice: a window, a
+`effect_of`, `rollback_outcome`. What stands here is only how the services put them together. The clock is a choice: a window, a
 credential, a timeout or a bake may end at any moment, in any order.
 """
 
@@ -23,16 +23,16 @@ from apps.deployments.models import HOLDS_TARGETS, IN_FLIGHT, Deployment
 from apps.deployments.rollout import Phase, Step, Tally, next_step
 from apps.deployments.rules import (
     NOTHING,
-    Meaning,
-    ReportedOn,
-    Undoing,
-    Undone,
+    ReportEffect,
+    RollbackOutcome,
+    RollbackTarget,
+    TargetState,
     Waiting,
-    meaning_of,
+    effect_of,
+    rollback_outcome,
     startable,
-    undoing,
 )
-from apps.deployments.services.ending import BEFORE_HAND_OUT
+from apps.deployments.services.denial_and_failure import BEFORE_HAND_OUT
 from apps.deployments.services.rollback import NEVER_FETCHED, ROLLS_BACK_FROM
 from apps.jobs.models import Job
 
@@ -46,7 +46,7 @@ START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 class Broken(Exception):
-    """An invariant does not hold; the text says which."""
+    """An invariant does not hold; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class T(NamedTuple):
 
     status: str = "pending"
     phase: int = 0
-    told: bool = False
+    notified: bool = False
     settled: bool = False
     handed: bool = False
     asked: int = 0
@@ -111,14 +111,14 @@ class D(NamedTuple):
 
 
 class World(NamedTuple):
-    """A state. `confirmed` is what each agent last confirmed (None: nothing), `gone` who was removed."""
+    """A state. `confirmed` is what each agent last confirmed (None: nothing), `removed` which agents were removed."""
 
     d: tuple[D, ...]
     confirmed: tuple[int | None, ...]
-    gone: tuple[bool, ...]
+    removed: tuple[bool, ...]
 
 
-Said = tuple[str, str | None, int | None]
+Report = tuple[str, str | None, int | None]
 """A report: status, bundle, sequence."""
 
 Event = tuple[str, bool, World]
@@ -138,9 +138,9 @@ def _time(order: int) -> dt.datetime | None:
 
 
 @cache
-def _meaning(said: Said, target: ReportedOn, wanted: Desired) -> Meaning | None:
+def _meaning(report: Report, target: TargetState, wanted: Desired) -> ReportEffect | None:
     try:
-        return meaning_of(AgentReport(*said), target, wanted)
+        return effect_of(AgentReport(*report), target, wanted)
     except Conflict:
         return None
 
@@ -169,7 +169,7 @@ class Machine:
         self.setting = setting
         self.d = list(world.d)
         self.confirmed = list(world.confirmed)
-        self.gone = list(world.gone)
+        self.removed = list(world.removed)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Machine:
         times = {0} | {d.back for d in self.d} | {t.asked for d in self.d for _, t in d.targets}
         rank = {time: n for n, time in enumerate(sorted(times))}
         turns = sorted(d.turn for d in self.d if d.status == "approved")
-        return World(tuple(self._plain(d, rank, turns) for d in self.d), tuple(self.confirmed), tuple(self.gone))
+        return World(tuple(self._plain(d, rank, turns) for d in self.d), tuple(self.confirmed), tuple(self.removed))
 
     def _plain(self, d: D, rank: dict[int, int], turns: list[int]) -> D:
         turn = turns.index(d.turn) + 1 if d.status == "approved" else 0
@@ -220,22 +220,22 @@ class Machine:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def walk(self, agent: int) -> tuple[tuple[int, int, str, str, int, int], ...]:
+    def assignment_history(self, agent: int) -> tuple[tuple[int, int, str, str, int, int], ...]:
         rows = []
         for i, d in enumerate(self.d):
             t = d.target(agent)
-            if t is not None and t.told:
+            if t is not None and t.notified:
                 rows.append((i, d.sequence, d.status, t.status, d.back, t.asked))
         return tuple(sorted(rows, key=lambda row: -row[1]))
 
     def wanted(self, agent: int) -> Desired:
-        return _wanted(self.walk(agent))
+        return _wanted(self.assignment_history(agent))
 
-    def holders(self, aside: int | None = None) -> set[int]:
-        return {a for i, d in enumerate(self.d) if i != aside and d.status in HOLDING for a, _ in d.targets}
+    def busy_agents(self, exclude: int | None = None) -> set[int]:
+        return {a for i, d in enumerate(self.d) if i != exclude and d.status in HOLDING for a, _ in d.targets}
 
     def base(self, i: int) -> tuple[tuple[int, int | None], ...]:
-        """What `selectors.base_of` says: what is building or deploying there, else what the agent last confirmed."""
+        """As `selectors.base_of`: what is building or deploying there, else what the agent last confirmed."""
         found = {a: self.confirmed[a] for a, _ in self.d[i].targets}
         for j, d in enumerate(self.d):
             if j != i and d.status in ("building", "deploying"):
@@ -244,10 +244,10 @@ class Machine:
 
     # --- what the services do --------------------------------------------------------------------------------------
 
-    def after_moves(self) -> None:
+    def reconcile_after_transition(self) -> None:
         order = sorted((d.turn, i) for i, d in enumerate(self.d) if d.status == "approved")
         rows = [Waiting(IDS[i], [IDS[a] for a, _ in self.d[i].targets], self.d[i].queued) for _, i in order]
-        for pk in startable(rows, {IDS[a] for a in self.holders()}):
+        for pk in startable(rows, {IDS[a] for a in self.busy_agents()}):
             i = IDS.index(pk)
             job = self.d[i].job
             if job is not None and job.status in LIVE_JOB:
@@ -257,7 +257,7 @@ class Machine:
     def granted(self, i: int) -> None:
         self.approval(i, "approved")
         self.move(i, "approved", turn=max(d.turn for d in self.d) + 1)
-        self.after_moves()
+        self.reconcile_after_transition()
 
     def may_build(self, i: int) -> bool:
         """`build._refusal`: the credential is good, and nothing moved underneath since the decision."""
@@ -268,14 +268,14 @@ class Machine:
         if self.d[i].status == "approved":
             self.move(i, "building", queued=False)
         self.move(i, "failed")
-        self.after_moves()
+        self.reconcile_after_transition()
 
     def start_build(self, i: int) -> None:
         """What the handler does first; where it has to wait its job ends in the same transaction."""
         d = self.d[i]
         if d.status not in ("approved", "building"):
             self.job(i, at=2)
-        elif d.status == "approved" and {a for a, _ in d.targets} & self.holders(aside=i):
+        elif d.status == "approved" and {a for a, _ in d.targets} & self.busy_agents(exclude=i):
             self.set(i, queued=False)
             self.job(i, "completed", at=None)
         elif not self.may_build(i):
@@ -308,13 +308,13 @@ class Machine:
             return
         if self.d[i].approval != "approved":
             raise Broken(f"a build ends while the approval is {self.d[i].approval}")
-        step = self.carry_on(i)
+        step = self.advance_phases(i)
         self.move(i, "deploying")
-        self.conclude(i, step)
+        self.apply_progress(i, step)
         self.job(i, "completed", at=None)
-        self.after_moves()
+        self.reconcile_after_transition()
 
-    def carry_on(self, i: int) -> Step:
+    def advance_phases(self, i: int) -> Step:
         while True:
             d = self.d[i]
             tallies = tuple(sorted((t.phase, t.status, t.settled) for _, t in d.targets))
@@ -325,48 +325,48 @@ class Machine:
                 phase = 0 if d.phase is None else d.phase + 1
                 for agent, t in d.targets:
                     if t.phase == phase and t.status == "pending":
-                        self.target(i, agent, status="assigned", told=True)
+                        self.target(i, agent, status="assigned", notified=True)
                 self.set(i, phase=phase, bake="")
             else:
                 return step
 
-    def conclude(self, i: int, step: Step) -> None:
+    def apply_progress(self, i: int, step: Step) -> None:
         if step is Step.ACTIVATE:
             self.move(i, "active")
         elif step is Step.FAIL:
             for agent, t in self.d[i].targets:
-                if t.told and not t.settled:
+                if t.notified and not t.settled:
                     self.target(i, agent, settled=True)
             self.move(i, "failed")
-            if self.setting.auto_rollback and any(t.told and not self.gone[a] for a, t in self.d[i].targets):
+            if self.setting.auto_rollback and any(t.notified and not self.removed[a] for a, t in self.d[i].targets):
                 self.begin_rollback(i)
 
-    def judge(self, i: int) -> None:
+    def apply_target_progress(self, i: int) -> None:
         d = self.d[i]
         if d.status == "deploying":
-            self.conclude(i, self.carry_on(i))
+            self.apply_progress(i, self.advance_phases(i))
         elif d.status == "rolling_back":
-            asked = [Undone(t.status, t.settled, self.gone[a]) for a, t in d.targets if t.asked == d.back]
-            step = undoing(asked)
-            if step is not Undoing.WAIT:
-                self.move(i, "failed" if step is Undoing.FAIL else "rolled_back")
-        self.after_moves()
+            asked = [RollbackTarget(t.status, t.settled, self.removed[a]) for a, t in d.targets if t.asked == d.back]
+            step = rollback_outcome(asked)
+            if step is not RollbackOutcome.WAIT:
+                self.move(i, "failed" if step is RollbackOutcome.FAIL else "rolled_back")
+        self.reconcile_after_transition()
 
     def begin_rollback(self, i: int) -> bool:
         """Whether it may; see `services.rollback.begin_rollback`."""
         d = self.d[i]
         if d.status not in ROLLS_BACK_FROM or d.phase is None:
             return False
-        told = [a for a, t in d.targets if t.told and not self.gone[a]]
+        notified = [a for a, t in d.targets if t.notified and not self.removed[a]]
         under_way = d.status == "deploying"
-        if (not told and not under_way) or self.holders(aside=i) & set(told):
+        if (not notified and not under_way) or self.busy_agents(exclude=i) & set(notified):
             return False
-        covered = [a for a in told if not self._newer_counts(i, a)]
+        covered = [a for a in notified if not self._newer_counts(i, a)]
         if not covered and not under_way:
             return False
         back = max([x.back for x in self.d] + [t.asked for x in self.d for _, t in x.targets]) + 1
         for agent, t in d.targets:
-            if t.told and not t.settled and agent not in covered:
+            if t.notified and not t.settled and agent not in covered:
                 self.target(i, agent, settled=True)
         for agent in covered:
             t = d.target(agent)
@@ -378,17 +378,17 @@ class Machine:
             else:
                 self.target(i, agent, asked=back, settled=False)
         self.move(i, "rolling_back", back=back)
-        self.judge(i)
+        self.apply_target_progress(i)
         return True
 
     def _newer_counts(self, i: int, agent: int) -> bool:
         mine = self.d[i].sequence
         return any(
-            sequence > mine and not Assigned(IDS[j], sequence, "", status, target, _time(back), _time(asked)).out
-            for j, sequence, status, target, back, asked in self.walk(agent)
+            sequence > mine and not Assigned(IDS[j], sequence, "", status, target, _time(back), _time(asked)).ruled_out
+            for j, sequence, status, target, back, asked in self.assignment_history(agent)
         )
 
-    def take_back(self, i: int) -> bool:
+    def cancel_or_roll_back(self, i: int) -> bool:
         """Cancelled or revoked; whether it may."""
         d = self.d[i]
         if d.status in BEFORE_HAND_OUT:
@@ -396,18 +396,18 @@ class Machine:
         elif d.status != "deploying" or not self.begin_rollback(i):
             return False
         self.approval(i, "revoked")
-        self.after_moves()
+        self.reconcile_after_transition()
         return True
 
-    def meaning(self, i: int, agent: int, said: Said, wanted: Desired) -> Meaning | None:
+    def meaning(self, i: int, agent: int, report: Report, wanted: Desired) -> ReportEffect | None:
         """What a report means; None if it is refused."""
         d = self.d[i]
         t = d.target(agent)
         assert t is not None
-        return _meaning(said, ReportedOn(IDS[i], t.status, t.settled, bool(t.asked), bool(d.bake)), wanted)
+        return _meaning(report, TargetState(IDS[i], t.status, t.settled, bool(t.asked), bool(d.bake)), wanted)
 
-    def take(self, i: int, agent: int, meaning: Meaning, wanted: Desired) -> None:
-        """Take a report, as `services.take_report` does."""
+    def take(self, i: int, agent: int, meaning: ReportEffect, wanted: Desired) -> None:
+        """Take a report, as `services.record_report` does."""
         t = self.d[i].target(agent)
         assert t is not None
         if meaning.confirms:
@@ -416,13 +416,13 @@ class Machine:
             ran = t.ran or meaning.to == "activated"
             self.target(i, agent, status=meaning.to, settled=t.settled or meaning.settles, ran=ran, handed=True)
         if meaning.settles:
-            self.judge(i)
+            self.apply_target_progress(i)
 
 
 def first(setting: Setting) -> World:
     """Nothing was asked for yet."""
-    everybody = {a for agents in setting.targets for a in agents}
-    return World(tuple(D() for _ in setting.targets), (None,) * len(everybody), (False,) * len(everybody))
+    agents = {a for targets in setting.targets for a in targets}
+    return World(tuple(D() for _ in setting.targets), (None,) * len(agents), (False,) * len(agents))
 
 
 def events(setting: Setting, world: World) -> Iterator[Event]:
@@ -446,8 +446,8 @@ def events(setting: Setting, world: World) -> Iterator[Event]:
         if d.phase is not None:
             yield from _of_agents(setting, world, i, d, when)
     if setting.removing:
-        for agent, gone in enumerate(world.gone):
-            if not gone:
+        for agent, removed in enumerate(world.removed):
+            if not removed:
                 yield from when(f"remove agent {agent}", False, lambda m, a=agent: _remove(m, a))
 
 
@@ -455,7 +455,7 @@ When = Callable[[str, bool, Callable[[Machine], Any]], Iterator[Event]]
 
 
 def _request(m: Machine, i: int) -> bool:
-    here = [a for a in m.setting.targets[i] if not m.gone[a]]
+    here = [a for a in m.setting.targets[i] if not m.removed[a]]
     if not here:
         return False
     bounds = [-(-len(here) * p.percent // 100) for p in m.setting.phases]
@@ -477,7 +477,7 @@ def _vote(m: Machine, i: int, reviewer: int, approve: bool) -> bool:
         m.set(i, base=shown)
         m.approval(i, "denied")
         m.move(i, "denied")
-        m.after_moves()
+        m.reconcile_after_transition()
     elif len(agreed) >= m.setting.quorum:
         m.set(i, base=shown)
         m.granted(i)
@@ -490,30 +490,30 @@ def _of_people(setting: Setting, i: int, d: D, when: When) -> Iterator[Event]:
             yield from when(f"{reviewer} approves {i}", False, lambda m, who=reviewer: _vote(m, i, who, True))
         yield from when(f"deny {i}", False, lambda m: _vote(m, i, 0, False))
     if setting.taking_back and d.approval in ("pending", "approved"):
-        yield from when(f"call off {i}", False, lambda m: m.take_back(i))
+        yield from when(f"call off {i}", False, lambda m: m.cancel_or_roll_back(i))
     if setting.taking_back and d.status in ROLLS_BACK_FROM:
-        yield from when(f"roll back {i}", False, lambda m: (m.begin_rollback(i), m.after_moves())[0])
+        yield from when(f"roll back {i}", False, lambda m: (m.begin_rollback(i), m.reconcile_after_transition())[0])
 
 
 def _expire(m: Machine, i: int) -> None:
     m.approval(i, "expired")
     m.move(i, "denied")
-    m.after_moves()
+    m.reconcile_after_transition()
 
 
 def _silent(m: Machine, i: int, agent: int) -> None:
     m.target(i, agent, status="unreachable", settled=True)
-    m.judge(i)
+    m.apply_target_progress(i)
 
 
 def _end_bake(m: Machine, i: int) -> None:
     m.set(i, bake="over")
-    m.judge(i)
+    m.apply_target_progress(i)
 
 
 def _unwell(m: Machine, i: int, agent: int) -> None:
     m.target(i, agent, status="failed", settled=True)
-    m.judge(i)
+    m.apply_target_progress(i)
 
 
 def _of_clock(setting: Setting, i: int, d: D, when: When) -> Iterator[Event]:
@@ -528,7 +528,7 @@ def _of_clock(setting: Setting, i: int, d: D, when: When) -> Iterator[Event]:
         yield from when(f"bake of {i} ends", True, lambda m: _end_bake(m, i))
     for agent, t in d.targets:
         waited_for = d.status == "deploying" or (d.status == "rolling_back" and t.asked == d.back)
-        if setting.silence and t.told and not t.settled and waited_for:
+        if setting.silence and t.notified and not t.settled and waited_for:
             yield from when(f"{agent} is silent on {i}", True, lambda m, a=agent: _silent(m, i, a))
         if d.bake and d.status == "deploying" and t.status == "activated":
             yield from when(f"{agent} is unwell under {i}", False, lambda m, a=agent: _unwell(m, i, a))
@@ -565,20 +565,20 @@ def _of_worker(setting: Setting, i: int, d: D, when: When) -> Iterator[Event]:
     yield from when(f"the worker of {i} is killed", False, lambda m: _lose(m, i))
 
 
-SAYS = ("fetched", "activated", "failed", "rolled_back", "stopped")
+REPORTED_STATUSES = ("fetched", "activated", "failed", "rolled_back", "stopped")
 
 
 def _of_agents(setting: Setting, world: World, i: int, d: D, when: When) -> Iterator[Event]:
-    """Whatever an agent may say of `i`: what it is told, what it was told before, or nonsense."""
+    """Every report an agent may send about `i`: on its directive, on an earlier one, or nonsense."""
     now = Machine(setting, world)
     named = [(None, None)] + [(f"{j}", x.sequence) for j, x in enumerate(world.d) if x.sequence]
     for agent, t in d.targets:
-        if not t.told or world.gone[agent]:
+        if not t.notified or world.removed[agent]:
             continue
         wanted = now.wanted(agent)
         if not t.handed:
             yield from when(f"{agent} fetches {i}", True, lambda m, a=agent: m.target(i, a, handed=True))
-        for status in SAYS:
+        for status in REPORTED_STATUSES:
             if status == "failed" and not setting.failing:
                 continue
             honest = status in ("activated", "rolled_back", "stopped") and wanted.for_deployment_id == IDS[i]
@@ -593,13 +593,13 @@ def _of_agents(setting: Setting, world: World, i: int, d: D, when: When) -> Iter
 
 
 def _remove(m: Machine, agent: int) -> None:
-    m.gone[agent] = True
+    m.removed[agent] = True
     for i, d in enumerate(m.d):
         t = d.target(agent)
         if t is not None and not t.settled and d.status in FLYING:
             m.target(i, agent, status="failed", settled=True)
-            m.judge(i)
-    m.after_moves()
+            m.apply_target_progress(i)
+    m.reconcile_after_transition()
 
 
 def check(setting: Setting, world: World) -> None:
@@ -621,22 +621,22 @@ def check(setting: Setting, world: World) -> None:
         live = d.job is not None and d.job.status in LIVE_JOB
         if (d.status == "building" or (d.status == "approved" and d.queued)) and not live:
             raise Broken(f"it is {d.status} and nobody builds it")
-        if d.status in ("active", "rolled_back") and any(t.told and not t.settled for a, t in d.targets):
+        if d.status in ("active", "rolled_back") and any(t.notified and not t.settled for a, t in d.targets):
             raise Broken(f"{d.status}, and a target is still waited for")
-        if d.status in ("denied", "approved", "pending_approval") and any(t.told for _, t in d.targets):
+        if d.status in ("denied", "approved", "pending_approval") and any(t.notified for _, t in d.targets):
             raise Broken(f"{d.status}, and an agent was told of it")
         if i and d.sequence and any(d.sequence == x.sequence for x in world.d[:i]):
             raise Broken("two deployments have one sequence")
-    machine.after_moves()
+    machine.reconcile_after_transition()
     if machine.world() != world:
         raise Broken("an approved deployment could be built, and no build is queued")
-    for agent in range(len(world.gone)):
+    for agent in range(len(world.removed)):
         wanted = machine.wanted(agent)
         if wanted.deployment_id is None:
             continue
         d = world.d[IDS.index(wanted.deployment_id)]
         t = d.target(agent)
-        if d.status not in ("deploying", "active", "failed") or d.back or t is None or not t.told:
+        if d.status not in ("deploying", "active", "failed") or d.back or t is None or not t.notified:
             raise Broken(f"an agent is told to run what is {d.status}")
         if wanted.directive == "rollback" and not t.ran:
             raise Broken("an agent is sent back to what it never ran")

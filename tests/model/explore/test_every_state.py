@@ -66,12 +66,12 @@ def any_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.Machine, "may_build", lambda machine, i: True)
 
 
-def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def builds_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "startable", lambda waiting, held: [w.id for w in waiting if not w.queued])
-    monkeypatch.setattr(model.Machine, "holders", lambda machine, aside=None: set())
+    monkeypatch.setattr(model.Machine, "busy_agents", lambda machine, exclude=None: set())
 
 
-def nobody_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def waiting_builds_are_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "startable", lambda waiting, held: [])
 
 
@@ -89,12 +89,12 @@ def votes_on_what_was_shown_before_still_count(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(model, "_vote", vote)
 
 
-def rollbacks_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "undoing", lambda targets: rules.Undoing.CONFIRM)
+def rollbacks_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "rollback_outcome", lambda targets: rules.RollbackOutcome.CONFIRM)
 
 
 def rollbacks_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "undoing", lambda targets: rules.Undoing.WAIT)
+    monkeypatch.setattr(model, "rollback_outcome", lambda targets: rules.RollbackOutcome.WAIT)
 
 
 def what_was_taken_back_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +129,10 @@ def a_denial_can_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 BROKEN_RULES = {
     any_build: ("two deployments on one agent, quorum two", "a build begins"),
-    nobody_waits: ("two deployments share an agent", "two deployments change one target"),
-    nobody_is_asked_again: ("agents that are removed", "nothing leads on by itself"),
+    builds_do_not_wait: ("two deployments share an agent", "two deployments change one target"),
+    waiting_builds_are_never_started: ("agents that are removed", "nothing leads on by itself"),
     votes_on_what_was_shown_before_still_count: ("two deployments on one agent, quorum two", "with 1 of 2 votes"),
-    rollbacks_wait_for_nobody: ("agents that are removed", "still waited for"),
+    rollbacks_do_not_wait: ("agents that are removed", "still waited for"),
     rollbacks_wait_for_ever: ("agents that are removed", "nothing leads on by itself"),
     what_was_taken_back_still_counts: ("agents that are removed", "told to run what is roll"),
     a_failed_deployment_can_not_go_back: ("two phases with a bake that go back by themselves", "is no move"),
@@ -142,8 +142,8 @@ BROKEN_RULES = {
 
 @pytest.mark.parametrize("rule", list(BROKEN_RULES), ids=lambda rule: rule.__name__)
 def test_a_rule_that_is_broken_is_found(monkeypatch: pytest.MonkeyPatch, rule: Any) -> None:
-    name, said = BROKEN_RULES[rule]
+    name, message = BROKEN_RULES[rule]
     rule(monkeypatch)
-    with pytest.raises(Broken, match=said) as broken:
+    with pytest.raises(Broken, match=message) as broken:
         explore(SETTINGS[name], limit=200_000)
     assert "after:" in str(broken.value), "the way there is told"

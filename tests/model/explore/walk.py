@@ -19,7 +19,7 @@ class Walked:
 def explore(setting: Setting, *, limit: int) -> Walked:
     """Visit every state that can be reached in `setting`, at most `limit`, and check what must hold in each.
 
-    A state from which what happens by itself (workers, clocks, agents that do as they are told) leads nowhere is broken,
+    A state from which what happens by itself (workers, clocks, agents that carry out their directives) leads nowhere is broken,
     too. Raises Broken with the shortest way to it.
     """
     start = first(setting)

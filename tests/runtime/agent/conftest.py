@@ -1,4 +1,4 @@
-"""A control plane that says what a test wants, and a host."""
+"""A control plane that answers what a test wants, and a host."""
 
 from __future__ import annotations
 

@@ -14,10 +14,11 @@ from tests.runtime.making import AGENT, ENVIRONMENT, ORG, PROJECT, Maker
 
 
 class ControlPlane:
-    """`desired` is what polls answer; `bundles` what downloads give; `reports` and `beats` what the agent said.
+    """`desired` is what polls answer; `bundles` what downloads give; `reports` and `beats` what the agent sent.
 
     `key_set_version` is what it speaks of, `key_sets` the envelopes that it gives whatever is asked for. An iterator in place of
-    an archive or of the envelopes is sent as it comes, without a length, until the other side hangs up.
+    an archive or of the envelopes is sent as it comes, without a length, until the other side hangs up. Downloads are answered
+    with the status `refuse_bundles` while there is one.
     """
 
     def __init__(self, maker: Maker, port: int = 0) -> None:
@@ -29,6 +30,7 @@ class ControlPlane:
         self.reports: list[dict[str, Any]] = []
         self.beats: list[dict[str, Any]] = []
         self.refuse_keys = False
+        self.refuse_bundles: int | None = None
         self.clock_ahead = 0.0
         self.release: dict[str, Any] | None = None
         self.program = b""
@@ -120,6 +122,8 @@ class ControlPlane:
                 return 200, self._state()
             threading.Event().wait(0.05)
             return 204, b""
+        if path.endswith("/bundle") and self.refuse_bundles is not None:
+            return self.refuse_bundles, {"code": "refused", "detail": "no bundle now"}
         if path.endswith("/bundle"):
             archive = self.bundles.get(path.split("/")[-2])
             return (200, archive) if archive is not None else (404, {"code": "not_found"})

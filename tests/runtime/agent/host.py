@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from apps.runtime.agent.build import build_pyz
+from apps.runtime.faults import VARIABLE
+from tests.lines import json_lines
 from tests.runtime.agent.fake_control_plane import ControlPlane
 from tests.runtime.agent.waiting import until
 
@@ -26,6 +29,8 @@ class Host:
         self.process: subprocess.Popen[bytes] | None = None
         self.fed = 0
         self.options: tuple[str, ...] = ()
+        self.faults = home / "faults"
+        self.faults.mkdir()
 
     def command(self, *extra: str) -> list[str]:
         return [sys.executable, str(self.program), "run", "--state-dir", "state",
@@ -34,7 +39,8 @@ class Host:
     def start(self) -> None:
         url = ("--environment-url", self.plane.environment_url, "--enrollment-token", "byt_enr_test")
         with (self.home / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(*url), stdout=log, stderr=log, cwd=self.home)
+            environment = {**os.environ, VARIABLE: str(self.faults)}
+            self.process = subprocess.Popen(self.command(*url), stdout=log, stderr=log, cwd=self.home, env=environment)
 
     def kill(self) -> None:
         """SIGKILL, as a machine that loses its power would end it."""
@@ -56,12 +62,14 @@ class Host:
             out.write(json.dumps({"n": self.fed, "secret": "s", "name": "ann"}) + "\n")
 
         def emitted() -> dict[str, Any] | None:
-            path = self.data / "out.jsonl"
-            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-            return next((row for row in rows if row["n"] == self.fed), None)
+            return next((row for row in self.emitted() if row["n"] == self.fed), None)
 
         found: dict[str, Any] = until(emitted)
         return found
+
+    def break_pipeline(self) -> None:
+        """The pipeline ends by an error of its own with the next record that it processes."""
+        (self.faults / "armed").write_text(json.dumps({"point": "agent.record.processed", "action": "fail"}))
 
     def write(self, *records: object) -> None:
         """Records for the pipeline, as lines."""
@@ -70,11 +78,10 @@ class Host:
 
     def emitted(self) -> list[Any]:
         """What has come out so far."""
-        path = self.data / "out.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return json_lines(self.data / "out.jsonl")
 
     def beat(self, *, ok: bool, words: str = "") -> dict[str, Any]:
-        """A heartbeat, from now on, that says so."""
+        """Wait for a new heartbeat that satisfies this."""
         seen = len(self.plane.beats)
 
         def found() -> dict[str, Any] | None:

@@ -192,7 +192,7 @@ def test_a_script_that_arrives_cut_short_does_nothing(machine: Machine):
 
 
 @pytest.mark.parametrize("url", ["https://h/'; evil; '", "https://h/path", "javascript:x", "https://h\n"])
-def test_a_base_url_that_could_say_more_than_an_origin_is_not_written(url: str):
+def test_a_base_url_that_could_mean_more_than_an_origin_is_not_written(url: str):
     with pytest.raises(ValueError, match="origin"):
         render_install_sh(base_url=url, pyz_sha256="0" * 64)
 

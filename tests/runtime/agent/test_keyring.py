@@ -11,11 +11,11 @@ from apps.runtime import trust
 from apps.runtime.agent import keyring as module
 from apps.runtime.agent.keyring import Keyring
 from apps.runtime.agent.state import State
-from tests.runtime.making import ORG, Maker, now_ms
+from tests.runtime.making import ENVIRONMENT, ORG, Maker, now_ms
 
 
-def key_set(version: int, keys: list[trust.TrustedKey], *signers: Maker) -> dict[str, Any]:
-    payload = trust.make_keyset_payload(org_id=ORG, version=version, keys=keys, issued_at=now_ms())
+def key_set(version: int, keys: list[trust.TrustedKey], *signers: Maker, org: str = ORG) -> dict[str, Any]:
+    payload = trust.make_keyset_payload(org_id=org, version=version, keys=keys, issued_at=now_ms())
     return trust.sign_envelope(payload, trust.PAYLOAD_KEYSET, [maker.signer for maker in signers])
 
 
@@ -24,7 +24,7 @@ def retired(maker: Maker) -> trust.TrustedKey:
 
 
 class Follower:
-    """A host at version 1, the envelopes that it is given, and what it asked for and said."""
+    """A host at version 1, the envelopes that it is given, and what it asked for and logged."""
 
     def __init__(self, folder: Path) -> None:
         self.a, self.b, self.c, self.thief = (Maker() for _ in range(4))
@@ -32,8 +32,8 @@ class Follower:
         self.state.trust(trust.accept_keyset(None, [key_set(1, [self.a.key], self.a)]))
         self.given: Any = []
         self.asked: list[int] = []
-        self.said: list[str] = []
-        self.keyring = Keyring(self.state, self._fetch, self.said.append)
+        self.logged: list[str] = []
+        self.keyring = Keyring(self.state, self._fetch, self.logged.append)
         self.two = key_set(2, [retired(self.a), self.b.key], self.a)
         self.three = key_set(3, [retired(self.a), retired(self.b), self.c.key], self.b)
 
@@ -53,6 +53,12 @@ def host(tmp_path: Path) -> Follower:
     return Follower(tmp_path)
 
 
+def test_without_a_key_set_there_is_no_keyring(tmp_path: Path) -> None:
+    with pytest.raises(trust.TrustError) as refused:
+        Keyring(State(tmp_path, lock=False), lambda version: None, lambda text: None)
+    assert refused.value.code == "no_keys"
+
+
 def test_it_asks_above_its_own_and_takes_what_follows(host: Follower) -> None:
     host.given = [host.two, host.three]
     host.keyring.note(3)
@@ -61,12 +67,12 @@ def test_it_asks_above_its_own_and_takes_what_follows(host: Follower) -> None:
     assert host.asked == [1], "what is followed is not asked for again"
 
 
-def test_what_was_accepted_before_a_bad_one_stays_and_nothing_after_it_is_believed(host: Follower) -> None:
+def test_what_was_accepted_before_a_bad_one_stays_and_nothing_after_it_is_accepted(host: Follower) -> None:
     forged = key_set(3, [host.thief.key], host.thief)
     host.given = [host.two, forged, host.three]
     host.keyring.note(3)
     assert (host.keyring.keys.version, host.on_disk) == (2, 2)
-    assert "keyset_unsigned" in host.said[-1]
+    assert "keyset_unsigned" in host.logged[-1]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,8 @@ def test_what_was_accepted_before_a_bad_one_stays_and_nothing_after_it_is_believ
         (lambda h: [h.two, key_set(1, [h.a.key], h.a)], "keyset_lower"),
         (lambda h: [h.two, key_set(2, [h.thief.key], h.b)], "keyset_lower"),
         (lambda h: [key_set(2, [h.b.key], h.b)], "keyset_unsigned"),
+        (lambda h: [key_set(2, [retired(h.a)], h.a)], "bad_keyset"),
+        (lambda h: [key_set(2, [h.b.key], h.a, org=ENVIRONMENT)], "keyset_wrong_organization"),
         (lambda h: [{**h.two, "signatures": []}], "bad_envelope"),
         (lambda h: ["x"], "bad_envelope"),
         (lambda h: [None, h.two], "bad_envelope"),
@@ -84,7 +92,7 @@ def test_what_was_accepted_before_a_bad_one_stays_and_nothing_after_it_is_believ
 def test_what_does_not_follow_is_refused_by_name(host: Follower, envelopes: Any, code: str) -> None:
     host.given = envelopes(host)
     host.keyring.note(9)
-    assert code in host.said[-1]
+    assert code in host.logged[-1]
     assert host.on_disk == host.keyring.keys.version <= 2
 
 
@@ -108,7 +116,7 @@ def test_a_set_that_could_not_be_followed_is_asked_for_again_after_a_while_only(
     for _ in range(5):
         host.keyring.note(3)
     assert host.asked == [1]
-    assert len(host.said) == 1
+    assert len(host.logged) == 1
     assert host.keyring.announced == 3, "a poll that waits for news does not come back for it at once"
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
     host.given = [host.two, host.three]
@@ -137,8 +145,8 @@ def test_a_disk_that_is_full_keeps_the_former_set_whole(host: Follower, monkeypa
 
 
 def test_what_ran_is_checked_by_keys_revoked_since_and_by_no_strangers(host: Follower) -> None:
-    gone = trust.TrustedKey(host.a.signer.kid, host.a.key.public, "revoked", None, now_ms())
-    host.given = [host.two, key_set(3, [gone, host.b.key], host.b)]
+    revoked = trust.TrustedKey(host.a.signer.kid, host.a.key.public, "revoked", None, now_ms())
+    host.given = [host.two, key_set(3, [revoked, host.b.key], host.b)]
     host.keyring.note(3)
     bundle = host.a.bundle()
     from apps.runtime.bundle import read_bundle, verify_bundle

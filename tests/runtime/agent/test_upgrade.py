@@ -85,10 +85,10 @@ class Offered:
         keys = self.plane.maker.key_set()["envelopes"]
         self.state.trust(trust.accept_keyset(None, keys))
         save_identity(self.state, Identity("http://h", AGENT, "k", ORG, PROJECT, ENVIRONMENT, "dev", 10.0))
-        self.said: list[str] = []
+        self.logged: list[str] = []
         self.asked: list[str] = []
-        keyring = Keyring(self.state, lambda version: {"envelopes": []}, self.said.append)
-        self.upgrader = Upgrader(self.state, keyring, self._call, self.said.append)
+        keyring = Keyring(self.state, lambda version: {"envelopes": []}, self.logged.append)
+        self.upgrader = Upgrader(self.state, keyring, self._call, self.logged.append)
 
     def _call(self, method: str, path: str, max_bytes: int = 10**6, **kwargs: Any) -> Answer:
         self.asked.append(path)
@@ -110,7 +110,7 @@ def offered(tmp_path: Path) -> Offered:
 def test_what_is_offered_is_verified_and_put_on_trial(offered: Offered):
     offer(offered.plane, packed(NEWER))
     assert offered.looks()
-    assert offered.said == [f"agent {NEWER} is verified and will be tried in place of {VERSION}"]
+    assert offered.logged == [f"agent {NEWER} is verified and will be tried in place of {VERSION}"]
     trial = offered.upgrader.programs.on_trial()
     assert trial is not None
     assert trial.path is not None
@@ -134,7 +134,7 @@ def test_what_is_offered_is_verified_and_put_on_trial(offered: Offered):
         ("broken", "release_self_check"),
     ],
 )
-def test_a_program_that_can_not_be_believed_is_never_run(offered: Offered, case: str, words: str):
+def test_a_program_that_does_not_verify_is_never_run(offered: Offered, case: str, words: str):
     plane, program, at = offered.plane, packed(NEWER), now_ms()
     offer(plane, program)
     if case == "foreign":
@@ -163,7 +163,7 @@ def test_a_program_that_can_not_be_believed_is_never_run(offered: Offered, case:
     else:
         offer(plane, packed(NEWER, cli=('"""`byteor-agent', 'raise SystemExit(7)\n"""`byteor-agent')))
     assert not offered.looks()
-    assert words in offered.said[-1]
+    assert words in offered.logged[-1]
     assert offered.upgrader.programs.on_trial() is None
     assert offered.upgrader.programs.chosen() == INSTALLED
 
@@ -195,10 +195,10 @@ def test_one_that_did_not_stand_is_tried_later_and_never_a_fourth_time(
 
 
 def test_a_state_that_the_new_one_can_not_read_keeps_the_old_one(offered: Offered):
-    (offered.state.root / "outbox.json").write_text("[")
+    (offered.state.root / "agent.json").write_text("[")
     offer(offered.plane, packed(NEWER))
     assert not offered.looks()
-    assert "release_self_check" in offered.said[-1]
+    assert "release_self_check" in offered.logged[-1]
 
 
 def runs(host: Host, version: str) -> None:
@@ -241,8 +241,8 @@ def test_a_newer_agent_takes_over_with_what_runs_and_is_what_starts_from_then_on
     [
         (
             "service",
-            '        self.say(f"agent {self.me',
-            '        raise SystemExit(3)\n        self.say(f"agent {self.me',
+            '        self.log(f"agent {self.me',
+            '        raise SystemExit(3)\n        self.log(f"agent {self.me',
         ),
         ("service", 'answer = self.call("POST", "/heartbeat"', 'answer = self.call("POST", "/nowhere"'),
         ("service", "self.runner.resume(self.follower.verified_again)", "False"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(what: Callable[[], Any], seconds: float = 15.0) -> Any:
+def until(what: Callable[[], Any], seconds: float = 40.0) -> Any:
     """The first true value of `what`."""
     deadline = time.monotonic() + seconds
     while not (value := what()):

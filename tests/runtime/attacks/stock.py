@@ -1,7 +1,7 @@
-"""What verifiers that we did not write say of a signature: securesystemslib's DSSE, and openssl on the bytes that DSSE signs.
+"""What verifiers that we did not write find of a signature: securesystemslib's DSSE, and openssl on the bytes that DSSE signs.
 
-They know nothing of bundles, sequences, environments or key sets. Where they say "signed" and the agent refuses all the same,
-the attack is one that a signature can't tell, and the test names the check that can.
+They know nothing of bundles, sequences, environments or key sets. Where they accept the signature and the agent refuses all the same,
+the attack is one that a signature can't show, and the test names the check that can.
 """
 
 from __future__ import annotations

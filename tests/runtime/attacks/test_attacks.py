@@ -1,7 +1,7 @@
 """One test for each named attack on an update system: the real agent, packed as it is served, against a control plane that lies.
 
 The names are those of The Update Framework's threat list. Each test first asks verifiers that we did not write whether the
-signatures hold (`stock`), so that it shows which property rests on the signature and which on a check beside it.
+signatures hold (`stock`), so that it shows which property rests on the signature and which on another check.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ANOTHER = "01890000-0000-7000-8000-0000000000ee"
 
 
 def refused(host: Host, code: str) -> None:
-    """It is said why, and what ran before runs on."""
-    assert code in host.reported("failed", code)["reason"]
+    """The reason with this code is reported, and what ran before runs on."""
+    assert host.reported("failed", code)["reason"].startswith(f"{code}:")
     host.plane.reports.clear()
     still_runs_the_first(host)
 
@@ -91,14 +91,14 @@ def test_rollback(running: Host) -> None:
 
 
 def test_freeze(running: Host) -> None:
-    """Left to the directive's expiry: what was said an hour ago is well signed for ever."""
+    """Left to the directive's expiry: what was sent an hour ago is well signed for ever."""
     ours = running.plane.maker
     kept_back = ours.bundle("name:drop", sequence=1001)
     stale = ours.directive(kept_back, 11, issued_at=now_ms() - 3_600_000, expires_at=now_ms() - 3_000_000)
     assert stock.signed_by(stale["envelope"], ours.key)
     running.plane.offer(stale, kept_back.archive)
     refused(running, "directive_expired")
-    # nor does it help to say that it is good for longer than ten minutes: it is not believed from the start
+    # nor does it help to claim that it is good for longer than ten minutes: it is not accepted from the start
     endless = ours.directive(kept_back, 12, expires_at=now_ms() + 86_400_000)
     assert stock.signed_by(endless["envelope"], ours.key)
     running.plane.offer(endless, kept_back.archive)
@@ -183,7 +183,7 @@ def test_endless_data(running: Host) -> None:
     bundle = ours.bundle("name:drop", sequence=1001)
     plane.bundles[bundle.manifest["deployment_id"]] = for_ever(bundle.archive)
     plane.offer(ours.directive(bundle, 11))
-    refused(running, "answer_too_large")
+    refused(running, "fetch_refused: 200 answer_too_large")
     assert sent[0] < 64 * 1024 * 1024, "it hung up"
 
     before = running.log().count("answer_too_large")
@@ -233,7 +233,7 @@ def test_key_compromise_with_rotation(running: Host) -> None:
     until(lambda: "keyset_unsigned: version 3" in running.log())
     assert trusted_version(running) == 2
 
-    # revoked: nothing that it signs is believed, whoever else signs beside it
+    # revoked: nothing that it signs is accepted, whichever other key signs too
     plane.key_sets, plane.key_set_version = [revoked], 4
     until(lambda: trusted_version(running) == 3)
     plane.offer(stolen.directive(bad, 12), bad.archive)
@@ -262,3 +262,27 @@ def test_key_compromise_with_rotation(running: Host) -> None:
     plane.offer(fresh.directive(good, 14), good.archive)
     running.reported("activated")
     assert running.feed()["name"] == "X"
+
+
+def test_a_bundle_of_another_posture_or_organization_or_with_another_sequence(running: Host) -> None:
+    """Left to what the host knows of itself, and to the number that the directive names: all of it is well signed."""
+    ours, plane = running.plane.maker, running.plane
+    for seq, (change, code) in enumerate(
+        [
+            ({"environment_posture": "prod"}, "wrong_environment"),
+            ({"organization_id": ANOTHER}, "wrong_organization"),
+            ({"project_id": ANOTHER}, "wrong_environment"),
+        ],
+        start=11,
+    ):
+        files = stock.members(ours.bundle("name:drop", sequence=1001).archive)
+        manifest = canonical({**json.loads(files["manifest.json"]), **change})
+        envelope = trust.sign_envelope(manifest, trust.PAYLOAD_MANIFEST, [ours.signer])
+        archive = stock.packed({**files, "manifest.json": manifest, "manifest.dsse.json": canonical(envelope)})
+        assert stock.signed_by(envelope, ours.key)
+        good = ours.bundle("name:drop", sequence=1001)
+        plane.offer(ours.directive(good, seq, bundle_sha256=digest(archive)), archive)
+        refused(running, code)
+    other = ours.bundle("name:drop", sequence=1002)
+    plane.offer(ours.directive(other, 14, sequence=1003), other.archive)
+    refused(running, "wrong_sequence")

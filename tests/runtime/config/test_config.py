@@ -13,23 +13,33 @@ from hypothesis import strategies as st
 
 from apps.runtime.config import CONFIG_SCHEMA, adapters_of, check_config, config_hash
 from apps.runtime.config.secrets import secret_name, secret_value
-from apps.runtime.spec import compile_spec
+from apps.runtime.spec import Plan, compile_spec
 from tests.runtime.ops.test_records import values
-from tests.runtime.specs import graph_plan, plan_of
+from tests.runtime.specs import graph, graph_plan, plan_of
 
 ROOT = Path(__file__).parents[3]
 PLAN = plan_of(("a", "identity", []))
 GUARD = plan_of(("check", "dataguard_check", []), ("redact", "dataguard_redact", [0]))
+ORDERS = graph_plan((ROOT / "docs/examples/02-redact-orders.kv").read_text())
 FULL: dict[str, Any] = json.loads((ROOT / "docs/examples/config-redact-orders.json").read_text())
 
 
-def found(config: object, plan: Any = None) -> list[tuple[str, str]]:
+FUSED = plan_of(("a", "dataguard_fused", []))
+LANES = graph_plan(
+    graph(
+        [("a", "events"), ("b", "events")],
+        [(kind, lane) for kind in ("ingress", "egress") for lane in ("a", "b")],
+        {},
+    )
+)
+
+
+def found(config: object, plan: Plan = PLAN) -> list[tuple[str, str]]:
     return [(item.pointer, item.code) for item in check_config(config, plan)]
 
 
 def test_the_example_is_a_config_for_its_spec() -> None:
-    plan = compile_spec((ROOT / "docs/examples/02-redact-orders.kv").read_bytes()).plan
-    assert check_config(FULL, plan) == ()
+    assert check_config(FULL, ORDERS) == ()
 
 
 def test_every_key_is_optional_where_the_ops_need_none() -> None:
@@ -39,7 +49,7 @@ def test_every_key_is_optional_where_the_ops_need_none() -> None:
 
 FILE = {"type": "file", "path": "a.jsonl"}
 PORT = {"type": "http", "port": 9000}
-BAD: list[tuple[object, str, str]] = [
+BAD_PARTS: list[tuple[object, str, str]] = [
     ([], "", "wrong_type"),
     (None, "", "wrong_type"),
     ({"stage": {}}, "/stage", "unknown_key"),
@@ -70,24 +80,10 @@ BAD: list[tuple[object, str, str]] = [
     ({"adapters": {"egress": {"type": "http"}}}, "/adapters/egress/url", "bad_url"),
     ({"adapters": {"egress": {"type": "http", "url": "file:///etc"}}}, "/adapters/egress/url", "bad_url"),
     ({"adapters": {"egress": {"type": "http", "url": "https://u:p@h/"}}}, "/adapters/egress/url", "bad_url"),
-    ({"adapters": {"ingress": {"lanes": []}}}, "/adapters/ingress/lanes", "wrong_type"),
-    ({"adapters": {"ingress": {"lanes": {}, "type": "file"}}}, "/adapters/ingress/type", "unknown_key"),
-    ({"adapters": {"ingress": {"lanes": {"A": FILE}}}}, "/adapters/ingress/lanes/A", "bad_lane_name"),
-    ({"adapters": {"ingress": {"lanes": {"a": 1}}}}, "/adapters/ingress/lanes/a", "wrong_type"),
-    ({"adapters": {"egress": {"lanes": {"a": {"type": "http"}}}}}, "/adapters/egress/lanes/a/url", "bad_url"),
-    ({"adapters": {"egress": {"lanes": {"a": FILE, "b": FILE}}}}, "/adapters/egress/lanes/b/path", "used_twice"),
-    (
-        {"adapters": {"ingress": {"lanes": {"a": PORT, "b": {**PORT, "path": "/b"}}}}},
-        "/adapters/ingress/lanes/b/port",
-        "used_twice",
-    ),
     ({"stages": []}, "/stages", "wrong_type"),
     ({"stages": {"a": []}}, "/stages/a", "wrong_type"),
-    ({"stages": {"A": {}}}, "/stages/A", "bad_stage_id"),
+    ({"stages": {"A": {}, "a": {}}}, "/stages/A", "unknown_stage"),
     ({"stages": {"a": {"rule": []}}}, "/stages/a/rule", "unknown_key"),
-    ({"stages": {"a": {"rules": []}}}, "/stages/a/rules", "no_rules"),
-    ({"stages": {"a": {"rules": ["x"]}}}, "/stages/a/rules/0", "no_action"),
-    ({"stages": {"a": {"schema": {"pattern": "x"}}}}, "/stages/a/schema/pattern", "unknown_keyword"),
     ({"environment": []}, "/environment", "wrong_type"),
     ({"environment": {"1A": "x"}}, "/environment/1A", "bad_name"),
     ({"environment": {"A": 1}}, "/environment/A", "wrong_type"),
@@ -105,11 +101,41 @@ BAD: list[tuple[object, str, str]] = [
     ({"tuning": {"batch_size": float("nan")}}, "/tuning/batch_size", "number_out_of_range"),
     ({"stages": {"a": {"schema": {"title": "x" * 262_144}}}}, "", "too_large"),
 ]
+BAD_LANES: list[tuple[object, str, str]] = [
+    ({"adapters": {"ingress": {"lanes": []}}}, "/adapters/ingress/lanes", "wrong_type"),
+    ({"adapters": {"ingress": {"lanes": {}, "type": "file"}}}, "/adapters/ingress/type", "unknown_key"),
+    ({"adapters": {"ingress": {"lanes": {"A": FILE}}}}, "/adapters/ingress/lanes/A", "unknown_lane"),
+    ({"adapters": {"ingress": {"lanes": {"a": 1}}}}, "/adapters/ingress/lanes/a", "wrong_type"),
+    ({"adapters": {"egress": {"lanes": {"a": {"type": "http"}}}}}, "/adapters/egress/lanes/a/url", "bad_url"),
+    ({"adapters": {"egress": {"lanes": {"a": FILE, "b": FILE}}}}, "/adapters/egress/lanes/b/path", "used_twice"),
+    (
+        {"adapters": {"ingress": {"lanes": {"a": PORT, "b": {**PORT, "path": "/b"}}}}},
+        "/adapters/ingress/lanes/b/port",
+        "used_twice",
+    ),
+]
+BAD_SETTINGS: list[tuple[object, str, str]] = [
+    ({"stages": {"a": {"rules": [], "schema": True}}}, "/stages/a/rules", "no_rules"),
+    ({"stages": {"a": {"rules": ["x"], "schema": True}}}, "/stages/a/rules/0", "no_action"),
+    (
+        {"stages": {"a": {"rules": ["x:drop"], "schema": {"pattern": "x"}}}},
+        "/stages/a/schema/pattern",
+        "unknown_keyword",
+    ),
+]
+BAD = [
+    *((PLAN, *row) for row in BAD_PARTS),
+    *((LANES, *row) for row in BAD_LANES),
+    *((FUSED, *row) for row in BAD_SETTINGS),
+]
+each_bad_one = pytest.mark.parametrize(
+    ("plan", "config", "pointer", "code"), BAD, ids=[f"{b[3]}-{n}" for n, b in enumerate(BAD)]
+)
 
 
-@pytest.mark.parametrize(("config", "pointer", "code"), BAD, ids=[f"{b[2]}-{n}" for n, b in enumerate(BAD)])
-def test_a_wrong_config_is_told_where_and_why(config: object, pointer: str, code: str) -> None:
-    assert found(config) == [(pointer, code)]
+@each_bad_one
+def test_a_wrong_config_is_reported_with_place_and_reason(plan: Plan, config: object, pointer: str, code: str) -> None:
+    assert found(config, plan) == [(pointer, code)]
 
 
 def test_a_config_too_deep_to_follow_is_refused() -> None:
@@ -145,12 +171,12 @@ def test_the_adapters_are_held_against_the_plans_lanes() -> None:
     plan = graph_plan((ROOT / "docs/examples/21-fan-out-and-merge.kv").read_text())
     stages = {"check": {"schema": True}, "redact": {"rules": ["a:drop"]}}
 
-    def told(ingress: object) -> list[tuple[str, str]]:
+    def problems(ingress: object) -> list[tuple[str, str]]:
         return found({"adapters": {"ingress": ingress}, "stages": stages}, plan)
 
-    assert told({"lanes": {"shop": FILE}}) == []
-    assert told(FILE) == [("/adapters/ingress", "lanes_needed")]
-    assert told({"lanes": {"out": FILE, "shop": PORT}}) == [("/adapters/ingress/lanes/out", "unknown_lane")]
+    assert problems({"lanes": {"shop": FILE}}) == []
+    assert problems(FILE) == [("/adapters/ingress", "lanes_needed")]
+    assert problems({"lanes": {"out": FILE, "shop": PORT}}) == [("/adapters/ingress/lanes/out", "unknown_lane")]
 
 
 def test_one_adapter_is_for_the_only_lane_whatever_it_is_called() -> None:
@@ -166,7 +192,7 @@ def test_one_adapter_is_for_the_only_lane_whatever_it_is_called() -> None:
     ) == [("/adapters/egress/lanes/egress", "unknown_lane")]
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     config = {"x": 1, "tuning": {"profile": 1}, "adapters": {"egress": 1}, "environment": {"A": "x", "PASSWORD": "y"}}
     assert [pointer for pointer, _ in found(config, GUARD)] == [
         "/x", "/tuning/profile", "/adapters/egress", "/environment/PASSWORD", "/stages/check", "/stages/redact",
@@ -174,7 +200,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_no_answer_repeats_a_secret() -> None:
-    (problem,) = check_config({"environment": {"A": "ghp_abcdefghijklmnopqrstuvwxyz012345"}}, None)
+    (problem,) = check_config({"environment": {"A": "ghp_abcdefghijklmnopqrstuvwxyz012345"}}, PLAN)
     assert "ghp_" not in problem.detail
 
 
@@ -191,19 +217,20 @@ SECRET_ONLY = {
 BEYOND_THE_SHAPE = {*SECRET_ONLY, "no_action", "unknown_keyword", "wrong_type"}
 
 
-@pytest.mark.parametrize(("config", "pointer", "code"), BAD, ids=[f"{b[2]}-{n}" for n, b in enumerate(BAD)])
-def test_the_published_schema_refuses_what_it_can_say(config: object, pointer: str, code: str) -> None:
+@each_bad_one
+def test_the_published_schema_refuses_what_it_can_express(plan: Plan, config: object, pointer: str, code: str) -> None:
     valid = jsonschema.Draft202012Validator(CONFIG_SCHEMA).is_valid(config)
     assert not valid or code in BEYOND_THE_SHAPE
 
 
 @given(
     st.dictionaries(st.sampled_from(["tuning", "adapters", "stages", "environment", "x"]), values, max_size=5)
-    | st.sampled_from([FULL, {}])
+    | st.sampled_from([FULL, {}]),
+    st.sampled_from([PLAN, ORDERS]),
 )
 @settings(deadline=None)
-def test_what_is_accepted_the_published_schema_accepts_too(config: dict[str, object]) -> None:
-    if check_config(config, None) == ():
+def test_what_is_accepted_the_published_schema_accepts_too(config: dict[str, object], plan: Plan) -> None:
+    if check_config(config, plan) == ():
         jsonschema.Draft202012Validator(CONFIG_SCHEMA).validate(config)
         assert config_hash(config) == config_hash(json.loads(json.dumps(config, sort_keys=True)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
 from random import Random
 
 import pytest
@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.runtime.interpreter import Emission, Interpreter
-from apps.runtime.network import Flight, Network
-from apps.runtime.ops import EffectFailed, Op, build_step
+from apps.runtime.ops import EffectFailed
 from apps.runtime.outcome import Outcome
-from apps.runtime.spec import Plan
 from tests.runtime.graphs import graphs, seeds
-from tests.runtime.interp.test_effects import Told
+from tests.runtime.interp.test_effects import RecordedEffects
+from tests.runtime.schedules import check_any_schedule
 from tests.runtime.specs import Lane, Role, bridge, graph, graph_plan, merge, router, stage
 
 IN, OUT = ("in", "events"), ("out", "journal")
@@ -42,9 +41,9 @@ def test_a_stage_and_a_bridge_send_the_record_on() -> None:
     refused = runner.process(b"[]")
     assert (refused.emissions, refused.passed) == ((), ())
     assert [(item.stage, item.code) for item in refused.refusals] == [("s", "not_an_object")]
-    assert runner.stats() == {
-        "s": {"received": 2, "forwarded": 1, "refused": 1},
-        "b": {"received": 1, "forwarded": 1, "refused": 0},
+    assert runner.metrics()["stages"] == {
+        "s": {"received": 2, "forwarded": 1, "refused": 1, "codes": {"not_an_object": 1}},
+        "b": {"received": 1, "forwarded": 1, "refused": 0, "codes": {}},
     }
 
 
@@ -109,7 +108,7 @@ def test_a_hash_sends_equal_keys_one_way_and_refuses_records_without_the_key() -
     assert {key: lanes.pop() for key, lanes in ways.items()} == {key: "ab"[it[7] % 2] for key, it in digests.items()}
     codes = [runner.process(record).refusals[0].code for record in (b"{}", b'{"customer":[]}', b"x")]
     assert codes == ["key_missing", "key_missing", "not_json"]
-    assert runner.stats()["way"] == {"received": 43, "forwarded": 40, "refused": 3}
+    assert runner.metrics()["stages"]["way"] == {"received": 43, "forwarded": 40, "refused": 3, "codes": Counter(codes)}
 
 
 UNEVEN: dict[str, Role] = {
@@ -167,9 +166,9 @@ def test_a_lane_that_drops_loses_what_arrives_last_and_counts_it() -> None:
     # the marked copy passed two roles, as did those through the merge, and `join` is named before `mark`
     assert [item.record for item in outcome.emissions] == [b'{"x":1}', b'{"x":1}']
     assert outcome.dropped == ("few",)
-    assert runner.stats()["lane:few"] == {"received": 3, "forwarded": 2, "refused": 1}
+    assert runner.metrics()["lanes"]["few"] == {"received": 3, "dropped": 1}
     runner.process(b'{"x":2}')
-    assert runner.stats()["lane:few"] == {"received": 6, "forwarded": 4, "refused": 2}
+    assert runner.metrics()["lanes"]["few"] == {"received": 6, "dropped": 2}
 
 
 @pytest.mark.parametrize(("on_full", "kind"), [("block", "events"), ("drop", "journal"), ("drop", "sequenced_slots")])
@@ -178,7 +177,7 @@ def test_nothing_is_lost_where_lanes_block_nor_ever_from_journals_and_sequences(
     runner = Interpreter(graph_plan(_crowd(on_full, kind)), stages)
     outcome = runner.process(b"{}")
     assert (len(outcome.emissions), outcome.dropped) == (3, ())
-    assert "lane:few" not in runner.stats()
+    assert "few" not in runner.metrics()["lanes"]
 
 
 def test_records_come_in_by_the_lane_that_is_named() -> None:
@@ -193,7 +192,7 @@ def test_records_come_in_by_the_lane_that_is_named() -> None:
     for lane in (None, "out", "nowhere"):
         with pytest.raises(ValueError, match="left, right"):
             runner.process(b"3", lane)
-    assert runner.stats()["join"]["received"] == 2
+    assert runner.metrics()["stages"]["join"]["received"] == 2
 
 
 def test_a_graph_without_roles_forwards_and_a_record_may_come_out_on_several_lanes() -> None:
@@ -210,12 +209,12 @@ def test_a_failed_effect_leaves_the_record_unseen_also_by_the_round_robin_before
             "join": merge("arrival", "out", "c", "b"),
         },
     )
-    effects = Told()
+    effects = RecordedEffects()
     runner = Interpreter(graph_plan(text), {}, effects)
     effects.raises = EffectFailed("no_such_program", "It is not there.")
     with pytest.raises(EffectFailed):
         runner.process(b"1")
-    assert {tally["received"] for tally in runner.stats().values()} == {0}
+    assert {tally["received"] for tally in runner.metrics()["stages"].values()} == {0}
     effects.raises = None
     assert runner.process(b"1").passed == ("turn", "call", "join")
     assert effects.asked == [(("/bin/cat",), b"1")]
@@ -228,7 +227,7 @@ records = st.sampled_from(
     [
         b'{"id":1,"by":""}',
         b'{"id":2,"by":"","x":[1.50]}',
-        b'{"id":9,"by":"","x":1}',
+        b'{"id":12345,"by":"","x":1}',
         b'{"by":""}',
         b"no json",
         b'{"id":"q"}',
@@ -236,51 +235,7 @@ records = st.sampled_from(
 )
 
 
-def _settings(plan: Plan) -> dict[str, dict[str, object]]:
-    """Redactions leave their stage's name in the record, so that every way through the graph gives other bytes."""
-    schema = {"properties": {"id": {"maximum": 3}}}
-    found: dict[str, dict[str, object]] = {}
-    for item in plan.stages:
-        rules = [f"by:replace_with={item.id}", "x:drop"]
-        kinds = {"dataguard_check": {"schema": schema}, "dataguard_redact": {"rules": rules}}
-        both = {"schema": {"required": ["id"]}, "rules": rules}
-        found[item.id] = dict({**kinds, "dataguard_fused": both}.get(item.op, {}))
-    return found
-
-
-def _any_schedule(plan: Plan, network: Network, given: Sequence[tuple[bytes, str]], random: Random) -> list[Outcome]:
-    """All flights at once; whichever role is ready in whichever flight may be the next to run."""
-    place = {role.name: number for number, role in enumerate(plan.roles)}
-    before = {
-        place[b.waiter]: {place[n] for n in b.waits_for if n in place} for b in plan.barriers if b.waiter in place
-    }
-    flights: list[Flight] = [network.begin(record, lane) for record, lane in given]
-    done: list[set[int]] = [set() for _ in flights]
-    left = {(at, role) for at in range(len(flights)) for role in range(len(plan.roles))}
-    while left:
-        ready = sorted(
-            (at, role) for at, role in left if before[role] <= done[at] and (at == 0 or role in done[at - 1])
-        )
-        at, role = random.choice(ready)
-        network.runs[role](flights[at])
-        done[at].add(role)
-        left.remove((at, role))
-    return [network.finish(flight) for flight in flights]
-
-
 @given(graphs, st.lists(records, min_size=1, max_size=4), seeds.map(Random))
 @settings(max_examples=200, deadline=None)
 def test_whatever_the_schedule_the_same_comes_out(text: str, came: list[bytes], random: Random) -> None:
-    plan = graph_plan(text)
-    stages = _settings(plan)
-    given = [(record, plan.ingress[number % len(plan.ingress)]) for number, record in enumerate(came)]
-    runner = Interpreter(plan, stages)
-    expected = [runner.process(record, lane) for record, lane in given]
-    steps = {item.id: build_step(Op(item.op), stages[item.id], None)[0] for item in plan.stages}
-    network = Network(plan, {name: step for name, step in steps.items() if step is not None})
-    assert _any_schedule(plan, network, given, random) == expected
-    assert network.stats() == runner.stats()
-    for outcome in expected:
-        assert {emission.lane for emission in outcome.emissions} <= set(plan.egress)
-    again = Interpreter(Plan.from_dict(json.loads(json.dumps(plan.as_dict()))), stages)
-    assert [again.process(record, lane) for record, lane in given] == expected
+    check_any_schedule(text, came, random)

@@ -40,9 +40,9 @@ def test_a_refused_record_goes_no_further_and_is_counted_where_it_was_refused() 
         ("check", "not_an_object"),
     ]
     assert [item.passed for item in outcomes] == [("check", "redact"), (), ()]
-    assert runner.stats() == {
-        "check": {"received": 3, "forwarded": 1, "refused": 2},
-        "redact": {"received": 1, "forwarded": 1, "refused": 0},
+    assert runner.metrics()["stages"] == {
+        "check": {"received": 3, "forwarded": 1, "refused": 2, "codes": {"schema_violation": 1, "not_an_object": 1}},
+        "redact": {"received": 1, "forwarded": 1, "refused": 0, "codes": {}},
     }
 
 
@@ -76,7 +76,7 @@ def _problems(plan: Plan, stages: Any) -> list[tuple[str, str]]:
     return [(item.pointer, item.code) for item in error.value.problems]
 
 
-def test_settings_that_do_not_fit_the_plan_are_all_told_at_once() -> None:
+def test_settings_that_do_not_fit_the_plan_are_all_reported_at_once() -> None:
     stages = {"check": {"rules": ["a:drop"]}, "redact": {"rules": ["a", "b:drop", "c:x"], "more": 1}, "gone": {}}
     assert _problems(GUARD, stages) == [
         ("/gone", "unknown_stage"),

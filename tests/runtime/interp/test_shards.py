@@ -61,16 +61,21 @@ def test_a_record_without_the_key_is_refused_before_any_stage_and_counted_at_the
         assert outcome.refused is not None
         assert (outcome.refused.stage, outcome.refused.code, outcome.passed) == ("lane:ingress", code, ())
     runner.process(_record(1, "k"))
-    assert runner.stats() == {
-        "lane:ingress": {"received": 6, "forwarded": 1, "refused": 5},
-        "a": {"received": 1, "forwarded": 1, "refused": 0},
+    assert runner.metrics()["stages"] == {
+        "lane:ingress": {
+            "received": 6,
+            "forwarded": 1,
+            "refused": 5,
+            "codes": {"key_missing": 3, "not_json": 1, "not_an_object": 1},
+        },
+        "a": {"received": 1, "forwarded": 1, "refused": 0, "codes": {}},
     }
 
 
 def test_what_comes_out_does_not_depend_on_the_number_of_shards() -> None:
     records = [_record(number, number % 5) for number in range(50)]
-    told = {tuple(outcome.emitted for outcome in Interpreter(_plan(n), {}).run(records)) for n in (1, 2, 3, 1024)}
-    assert len(told) == 1
+    outcomes = {tuple(outcome.emitted for outcome in Interpreter(_plan(n), {}).run(records)) for n in (1, 2, 3, 1024)}
+    assert len(outcomes) == 1
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.randoms(use_true_random=False))

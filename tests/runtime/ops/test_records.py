@@ -1,4 +1,4 @@
-"""Records go in and out without a value changing that nobody asked to change."""
+"""Records go in and out without any change that was not asked for."""
 
 from __future__ import annotations
 

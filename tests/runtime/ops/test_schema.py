@@ -59,42 +59,42 @@ def test_it_agrees_with_a_full_validator_on_its_subset(schema: object, record: d
 
 
 @pytest.mark.parametrize(
-    ("schema", "pointer"),
+    ("schema", "pointer", "code"),
     [
-        (7, ""),
-        ({"pattern": "(a+)+"}, "/pattern"),
-        ({"$ref": "#"}, "/$ref"),
-        ({"type": "text"}, "/type"),
-        ({"type": []}, "/type"),
-        ({"type": [["object"]]}, "/type"),
-        ({"type": ["null", "null"]}, "/type"),
-        ({"required": "a"}, "/required"),
-        ({"required": [1]}, "/required"),
-        ({"required": ["a", "a"]}, "/required"),
-        ({"properties": []}, "/properties"),
-        ({"properties": {"a/b": 1}}, "/properties/a~1b"),
-        ({"additionalProperties": None}, "/additionalProperties"),
-        ({"items": [{}]}, "/items"),
-        ({"enum": []}, "/enum"),
-        ({"enum": [0] * 257}, "/enum"),
-        ({"const": float("nan")}, "/const"),
-        ({"minimum": "1"}, "/minimum"),
-        ({"minimum": True}, "/minimum"),
-        ({"maximum": float("inf")}, "/maximum"),
-        ({"minLength": -1}, "/minLength"),
-        ({"maxLength": 1.5}, "/maxLength"),
-        ({"minItems": True}, "/minItems"),
-        ({"title": 1}, "/title"),
+        (7, "", "wrong_type"),
+        ({"pattern": "(a+)+"}, "/pattern", "unknown_keyword"),
+        ({"$ref": "#"}, "/$ref", "unknown_keyword"),
+        ({"type": "text"}, "/type", "bad_type"),
+        ({"type": []}, "/type", "bad_type"),
+        ({"type": [["object"]]}, "/type", "bad_type"),
+        ({"type": ["null", "null"]}, "/type", "bad_type"),
+        ({"required": "a"}, "/required", "wrong_type"),
+        ({"required": [1]}, "/required", "wrong_type"),
+        ({"required": ["a", "a"]}, "/required", "duplicate"),
+        ({"properties": []}, "/properties", "wrong_type"),
+        ({"properties": {"a/b": 1}}, "/properties/a~1b", "wrong_type"),
+        ({"additionalProperties": None}, "/additionalProperties", "wrong_type"),
+        ({"items": [{}]}, "/items", "wrong_type"),
+        ({"enum": []}, "/enum", "wrong_type"),
+        ({"enum": [0] * 257}, "/enum", "wrong_type"),
+        ({"const": float("nan")}, "/const", "wrong_type"),
+        ({"minimum": "1"}, "/minimum", "wrong_type"),
+        ({"minimum": True}, "/minimum", "wrong_type"),
+        ({"maximum": float("inf")}, "/maximum", "wrong_type"),
+        ({"minLength": -1}, "/minLength", "wrong_type"),
+        ({"maxLength": 1.5}, "/maxLength", "wrong_type"),
+        ({"minItems": True}, "/minItems", "wrong_type"),
+        ({"title": 1}, "/title", "wrong_type"),
     ],
     ids=str,
 )
-def test_a_schema_outside_the_subset_is_refused_where_it_leaves_it(schema: object, pointer: str) -> None:
+def test_a_schema_outside_the_subset_is_refused_where_it_leaves_it(schema: object, pointer: str, code: str) -> None:
     parsed, problems = parse_schema(schema)
     assert parsed is None
-    assert [item.pointer for item in problems] == [pointer]
+    assert [(item.pointer, item.code) for item in problems] == [(pointer, code)]
 
 
-def test_every_problem_of_a_schema_is_told_at_once() -> None:
+def test_every_problem_of_a_schema_is_reported_at_once() -> None:
     schema = {"type": "x", "pattern": "y", "properties": {"a": {"enum": 1}, "b": {"items": 2}}}
     pointers = [item.pointer for item in parse_schema(schema)[1]]
     assert sorted(pointers) == ["/pattern", "/properties/a/enum", "/properties/b/items", "/type"]
@@ -127,7 +127,7 @@ def test_violations_name_places_and_never_values() -> None:
     assert all("SECRET" not in item.message and "\n" not in item.message for item in found)
 
 
-def test_at_most_a_handful_of_violations_are_told() -> None:
+def test_at_most_a_handful_of_violations_are_reported() -> None:
     parsed, _ = parse_schema({"additionalProperties": False})
     assert parsed is not None
     assert len(parsed.violations(plain({str(n): n for n in range(1000)}))) == 8

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from apps.runtime.spec import CODES, Plan, PlanError, compile_spec, to_dot, to_svg
 from tests.runtime.graphs import graphs, seeds
+from tests.runtime.op_examples import op_texts
 from tests.runtime.specs import ONE, bridge, compiled, graph, graph_plan, merge, plan_of, ring, router
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +58,7 @@ def test_no_text_breaks_the_compiler(text: str | bytes) -> None:
 
 
 ids = st.lists(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,12}", fullmatch=True), min_size=1, max_size=4, unique=True)
-ops = st.sampled_from(["identity", "dataguard_check", "dataguard_redact", "dataguard_fused"])
+ops = st.sampled_from(op_texts())
 
 
 @st.composite
@@ -128,7 +129,7 @@ def _renumbered(text: str, random: Random) -> str:
     return "# noise\r\n\r\n" + "\r\n".join([*lines, "future.key=1"]) + "\r\n"
 
 
-def test_what_a_graph_leaves_out_is_written_out_and_what_means_nothing_is_gone() -> None:
+def test_what_a_graph_leaves_out_is_written_out_and_what_means_nothing_is_dropped() -> None:
     text = graph(
         [("out", "journal", {"consumers": 1}), ("in", "events"), ("b", "fanout_broadcast"), ("a", "events")],
         [("egress", "out"), ("ingress", "in")],
@@ -368,11 +369,11 @@ def test_the_reference_names_every_code_and_no_other() -> None:
     text = (ROOT / "docs/spec.md").read_text()
     table = text.split("## Diagnostics", 1)[1]
     rows = [row.split("|")[1:4] for row in table.splitlines() if row.startswith("| `")]
-    told = [(code.strip(" `"), severity.strip(), rule.strip()) for code, severity, rule in rows]
-    assert told == [(code, severity, rule) for code, (severity, rule) in CODES.items()]
+    documented = [(code.strip(" `"), severity.strip(), rule.strip()) for code, severity, rule in rows]
+    assert documented == [(code, severity, rule) for code, (severity, rule) in CODES.items()]
 
 
-def test_every_example_does_what_its_readme_says() -> None:
+def test_every_example_does_what_its_readme_states() -> None:
     folder = ROOT / "docs/examples"
     rows = [row.split("|") for row in (folder / "README.md").read_text().splitlines() if row.startswith("| `")]
     assert {row[1].strip(" `") for row in rows} == {path.name for path in folder.glob("*.kv")}
@@ -383,5 +384,5 @@ def test_every_example_does_what_its_readme_says() -> None:
         assert named == {item.code for item in done.errors}
 
 
-def test_compiling_says_the_same_as_before() -> None:
+def test_compiling_gives_the_same_as_before() -> None:
     assert compiled(("a", "identity", [])) == compiled(("a", "identity", []))

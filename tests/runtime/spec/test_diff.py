@@ -8,16 +8,16 @@ from tests.runtime.specs import ONE, Lane, bridge, compiled, graph, merge, route
 BASE = compiled(("check", "dataguard_check", []), ("redact", "dataguard_redact", [0]))
 
 
-def _told(*args: object) -> list[tuple[str, str, str | None, str | None]]:
+def _changes(*args: object) -> list[tuple[str, str, str | None, str | None]]:
     return [(c.kind, c.subject, c.before, c.after) for c in semantic_diff(*args)]  # type: ignore[arg-type]
 
 
 def test_a_first_version_has_every_stage_new() -> None:
-    assert _told(None, BASE) == [
+    assert _changes(None, BASE) == [
         ("stage_added", "check", None, "dataguard_check"),
         ("stage_added", "redact", None, "dataguard_redact"),
     ]
-    assert _told(compile_spec("nonsense"), BASE) == _told(None, BASE)
+    assert _changes(compile_spec("nonsense"), BASE) == _changes(None, BASE)
 
 
 def test_the_same_meaning_is_no_change() -> None:
@@ -33,7 +33,7 @@ def test_each_kind_of_change_is_named() -> None:
     new = compiled(
         ("redact", "dataguard_fused", []), ("tap", "identity", [0]), ("check", "dataguard_check", [0]), name="sales"
     )
-    assert _told(BASE, new) == [
+    assert _changes(BASE, new) == [
         ("name_changed", "pipeline.name", "orders", "sales"),
         ("stage_moved", "redact", "2", "1"),
         ("op_changed", "redact", "dataguard_redact", "dataguard_fused"),
@@ -41,12 +41,12 @@ def test_each_kind_of_change_is_named() -> None:
         ("stage_added", "tap", None, "identity"),
         ("depends_on_changed", "check", "", "redact"),
     ]
-    assert ("stage_removed", "tap", "identity", None) in _told(new, BASE)
+    assert ("stage_removed", "tap", "identity", None) in _changes(new, BASE)
 
 
 def test_a_stage_that_only_got_another_number_did_not_move() -> None:
     new = compiled(("tap", "identity", []), ("check", "dataguard_check", [0]), ("redact", "dataguard_redact", [1]))
-    assert _told(BASE, new) == [
+    assert _changes(BASE, new) == [
         ("stage_added", "tap", None, "identity"),
         ("depends_on_changed", "check", "", "tap"),
     ]
@@ -65,8 +65,8 @@ GRAPH = compile_spec(
 )
 
 
-def test_a_graph_is_told_by_its_lanes_endpoints_and_roles() -> None:
-    assert _told(None, GRAPH) == [
+def test_a_graph_is_compared_by_its_lanes_endpoints_and_roles() -> None:
+    assert _changes(None, GRAPH) == [
         ("lane_added", "a", None, "events"),
         ("lane_added", "b", None, "events"),
         ("lane_added", "in", None, "events"),
@@ -96,7 +96,7 @@ def test_each_kind_of_change_of_a_graph_is_named_and_nothing_else() -> None:
             on_full="drop",
         )
     )
-    assert _told(GRAPH, new) == [
+    assert _changes(GRAPH, new) == [
         ("setting_changed", "on_full", "block", "drop"),
         ("lane_removed", "b", "events", None),
         ("capacity_changed", "a", "1024", "8"),
@@ -110,7 +110,7 @@ def test_each_kind_of_change_of_a_graph_is_named_and_nothing_else() -> None:
         ("policy_changed", "join", "ordered", "arrival"),
         ("rx_changed", "join", "a, b", "c, a, more"),
     ]
-    assert ("endpoint_removed", "more", "ingress", None) in _told(new, GRAPH)
+    assert ("endpoint_removed", "more", "ingress", None) in _changes(new, GRAPH)
     for change in semantic_diff(GRAPH, new):
         assert change.text.endswith(".")
 
@@ -118,7 +118,7 @@ def test_each_kind_of_change_of_a_graph_is_named_and_nothing_else() -> None:
 def test_a_role_that_becomes_a_stage_with_an_effect_gains_its_capability() -> None:
     was = compile_spec(graph([LANES[0], LANES[3]], ENDS, {"r": bridge("in", "out")}))
     now = compile_spec(graph([LANES[0], LANES[3]], ENDS, {"r": stage("exec:/bin/x", "in", "out")}))
-    assert _told(was, now) == [
+    assert _changes(was, now) == [
         ("capability_gained", "action:exec", None, "action:exec"),
         ("role_kind_changed", "r", "bridge", "stage"),
         ("op_changed", "r", None, "exec:/bin/x"),
@@ -126,6 +126,6 @@ def test_a_role_that_becomes_a_stage_with_an_effect_gains_its_capability() -> No
 
 
 def test_a_ring_that_becomes_a_graph_loses_its_stages_and_gets_roles() -> None:
-    kinds = {kind for kind, *_ in _told(BASE, GRAPH)}
+    kinds = {kind for kind, *_ in _changes(BASE, GRAPH)}
     assert kinds == {"target_changed", "setting_changed", "stage_removed", "lane_added", "endpoint_added", "role_added"}
-    assert "role_removed" in {kind for kind, *_ in _told(GRAPH, BASE)}
+    assert "role_removed" in {kind for kind, *_ in _changes(GRAPH, BASE)}

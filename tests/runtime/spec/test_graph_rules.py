@@ -1,4 +1,4 @@
-"""Every rule of a LaneGraph has a text that breaks it and one beside it that keeps it."""
+"""Every rule of a LaneGraph has a text that breaks it and a similar one that keeps it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MID: tuple[Lane, ...] = (IN, OUT, ("a", "events"), ("b", "events"))
 
 
 def _four(lanes: Sequence[Lane] = MID, **roles: Role) -> str:
-    """Lanes in, out, a and b: split, then joined, unless `roles` says otherwise."""
+    """Lanes in, out, a and b: split, then joined, unless `roles` has others."""
     both: dict[str, Role] = {"split": router("broadcast", "in", "a", "b"), "join": merge("ordered", "out", "a", "b")}
     return graph(lanes, ENDS, {**both, **roles})
 
@@ -72,7 +72,7 @@ def _swap(text: str, old: str, new: str) -> str:
 L, E, R = "lane_graph.lanes", "lane_graph.endpoints", "lane_graph.roles"
 HASH = _four(split=router("hash", "in", "a", "b", hash_key="customer.id"))
 
-# code, a text that breaks the rule, how the line begins at which it is told (None: the whole), the nearest text that keeps it
+# code, a text that breaks the rule, how the line begins at which it is reported (None: the whole), the nearest text that keeps it
 _TABLE: list[tuple[str, str, str | None, str]] = [
     ("unknown_on_full", ONE + "lane_graph.on_full=wait", "lane_graph.on_full", ONE + "lane_graph.on_full=drop"),
     ("lane_gap", ONE.replace(f"{L}.1", f"{L}.2"), f"{L}.2.name", ONE),
@@ -151,20 +151,20 @@ RULES = [(code, wrong, 0 if at is None else _line(wrong, at), right) for code, w
 
 
 @pytest.mark.parametrize(("code", "wrong", "line", "right"), RULES, ids=[f"{r[0]}-{n}" for n, r in enumerate(RULES)])
-def test_a_broken_rule_is_told_with_its_code_and_line_and_its_neighbour_is_not(
+def test_a_broken_rule_is_reported_with_its_code_and_line_and_its_neighbour_is_not(
     code: str, wrong: str, line: int, right: str
 ) -> None:
     refused = compile_spec(wrong)
-    told = [item for item in refused.diagnostics if item.code == code]
-    assert [item.line for item in told] == [line], refused.diagnostics
-    assert told[0].message
+    found = [item for item in refused.diagnostics if item.code == code]
+    assert [item.line for item in found] == [line], refused.diagnostics
+    assert found[0].message
     assert refused.ok is (CODES[code][0] == "warning")
     accepted = compile_spec(right)
     assert accepted.ok, accepted.diagnostics
     assert code not in {item.code for item in accepted.diagnostics}
 
 
-def test_all_problems_are_told_at_once_in_line_order_and_what_only_follows_from_them_is_not() -> None:
+def test_all_problems_are_reported_at_once_in_line_order_and_what_only_follows_from_them_is_not() -> None:
     text = graph(
         [IN, ("out", "journal", {"capacity": 0}), ("in", "events")],
         [("ingress", "in"), ("egress", "ou")],
@@ -181,14 +181,14 @@ def test_all_problems_are_told_at_once_in_line_order_and_what_only_follows_from_
     ]
 
 
-def test_a_cycle_is_told_by_the_names_along_it_and_each_one_that_shares_no_role() -> None:
+def test_a_cycle_is_reported_by_the_names_along_it_and_each_one_that_shares_no_role() -> None:
     def pair(one: str, other: str) -> Mapping[str, Role]:
         return {one: bridge(f"{other}x", f"{one}x"), other: bridge(f"{one}x", f"{other}x")}
 
     lanes: list[Lane] = [("io", "events"), *((f"{name}x", "events") for name in "abcd")]
     done = compile_spec(graph(lanes, [("ingress", "io"), ("egress", "io")], {**pair("a", "b"), **pair("c", "d")}))
-    told = [item.message for item in done.diagnostics if item.code == "cycle"]
-    assert told == ["Records go in a circle: a -> b -> a.", "Records go in a circle: c -> d -> c."]
+    found = [item.message for item in done.diagnostics if item.code == "cycle"]
+    assert found == ["Records go in a circle: a -> b -> a.", "Records go in a circle: c -> d -> c."]
 
 
 def test_ways_of_which_a_record_takes_one_are_no_copies() -> None:
@@ -200,7 +200,7 @@ def test_ways_of_which_a_record_takes_one_are_no_copies() -> None:
         assert compile_spec(text).ok
 
 
-def test_a_role_behind_a_cycle_is_not_said_to_be_in_it() -> None:
+def test_a_role_behind_a_cycle_is_not_reported_as_in_it() -> None:
     lanes: list[Lane] = [IN, OUT, ("a", "events"), ("b", "fanout_broadcast", {"consumers": 2}), ("c", "events")]
     roles = {
         "late": bridge("c", "out"),
@@ -208,8 +208,8 @@ def test_a_role_behind_a_cycle_is_not_said_to_be_in_it() -> None:
         "again": bridge("b", "a"),
         "on": bridge("b", "c"),
     }
-    told = [item for item in compile_spec(graph(lanes, ENDS, roles)).diagnostics if item.code == "cycle"]
-    assert [item.message for item in told] == ["Records go in a circle: join -> again -> join."]
+    found = [item for item in compile_spec(graph(lanes, ENDS, roles)).diagnostics if item.code == "cycle"]
+    assert [item.message for item in found] == ["Records go in a circle: join -> again -> join."]
 
 
 def test_a_graph_needs_no_role_and_a_spec_without_a_target_has_its_graph_checked() -> None:

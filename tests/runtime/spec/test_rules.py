@@ -1,4 +1,4 @@
-"""Every rule has a text that breaks it and one beside it that keeps it."""
+"""Every rule has a text that breaks it and a similar one that keeps it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THREE = ring(("a", "identity", []), ("b", "dataguard_redact", [0]), ("c", "ident
 
 SHARDED = ONE + "single_ring.shards=2\nsingle_ring.ordering=per_key\nsingle_ring.shard_key=customer.id\n"
 
-# code, a text that breaks the rule, the line it is told at, the nearest text that keeps it
+# code, a text that breaks the rule, the line it is reported at, the nearest text that keeps it
 RULES: list[tuple[str, str | bytes, int, str | bytes]] = [
     ("too_large", ONE + "#" * 262_144, 0, ONE + "#" * (262_144 - len(ONE))),
     ("too_many_lines", ONE + "\n" * 4092, 0, ONE + "\n" * 4091),
@@ -84,14 +84,14 @@ RULES: list[tuple[str, str | bytes, int, str | bytes]] = [
 
 
 @pytest.mark.parametrize(("code", "wrong", "line", "right"), RULES, ids=[f"{r[0]}-{n}" for n, r in enumerate(RULES)])
-def test_a_broken_rule_is_told_with_its_code_and_line_and_its_neighbour_is_not(
+def test_a_broken_rule_is_reported_with_its_code_and_line_and_its_neighbour_is_not(
     code: str, wrong: str | bytes, line: int, right: str | bytes
 ) -> None:
     refused = compile_spec(wrong)
-    told = [item for item in refused.diagnostics if item.code == code]
-    assert [item.line for item in told] == [line], refused.diagnostics
-    assert told[0].message
-    assert told[0].severity == CODES[code][0]
+    found = [item for item in refused.diagnostics if item.code == code]
+    assert [item.line for item in found] == [line], refused.diagnostics
+    assert found[0].message
+    assert found[0].severity == CODES[code][0]
     assert refused.ok is (CODES[code][0] == "warning")
     assert code not in {item.code for item in compile_spec(right).diagnostics}
 
@@ -100,7 +100,7 @@ def test_every_code_there_is_has_an_example() -> None:
     assert {rule[0] for rule in (*RULES, *GRAPH_RULES)} == set(CODES)
 
 
-def test_every_diagnostic_tells_what_to_do() -> None:
+def test_every_diagnostic_states_what_to_do() -> None:
     for _, wrong, _, _ in (*RULES, *GRAPH_RULES):
         for item in compile_spec(wrong).diagnostics:
             assert item.message.endswith(".")
@@ -108,7 +108,7 @@ def test_every_diagnostic_tells_what_to_do() -> None:
             assert item.as_dict().keys() == {"severity", "code", "line", "key", "message", "hint"}
 
 
-def test_all_problems_are_told_at_once_in_line_order() -> None:
+def test_all_problems_are_reported_at_once_in_line_order() -> None:
     text = (
         "spec.version=9\npipeline.name=No Good\npipeline.target=SingleRing\nsingle_ring.producer=mpmc\noops\n"
         f"{STAGE}.0.id=a\n{STAGE}.0.op=nothing\n{STAGE}.1.id=a\n{STAGE}.1.op=dataguard_check\n"
@@ -131,7 +131,7 @@ def test_a_spec_without_a_target_still_has_its_ring_checked() -> None:
     assert codes >= {"missing_target", "unknown_op", "missing_stage_id"}
 
 
-def test_a_wrong_spec_still_says_its_name_and_what_it_would_need() -> None:
+def test_a_wrong_spec_still_gives_its_name_and_what_it_would_need() -> None:
     done = compile_spec(ring(("a", "exec:/bin/cat", [])) + "oops")
     assert (done.name, done.target, done.capabilities) == ("orders", "SingleRing", ("action:exec",))
 

@@ -1,4 +1,4 @@
-"""Key sets, directives and credentials: what is believed, and each refusal."""
+"""Key sets, directives and credentials: what is accepted, and each refusal."""
 
 from dataclasses import replace
 
@@ -83,22 +83,27 @@ def test_a_credential_is_refused_in_the_order_that_is_promised():
     def check(token, **more):
         given = {
             "keys": maker.keys, "spec_hash": claims.spec_hash, "environment_id": ENVIRONMENT, "posture": "dev",
-            "at_ms": now_ms(), "capabilities": (), "config_hash": claims.config_hash, "subject": claims.subject, **more,
+            "at_ms": now_ms(), "capabilities": (), "config_hash": claims.config_hash, "subject": claims.subject,
+            "org_id": claims.org_id, "project_id": claims.project_id, **more,
         }  # fmt: skip
         return trust.verify_credential(token, **given)
 
     # each claims set is wrong in one thing more than the next: the first refusal in the order shows
     wrongs = [
         ("credential_wrong_spec", {"spec_hash": "x"}),
+        ("credential_wrong_environment", {"environment_id": "x"}),
         ("credential_wrong_environment", {"environment_posture": "prod"}),
+        ("credential_wrong_environment", {"org_id": "x"}),
+        ("credential_wrong_environment", {"project_id": "x"}),
         ("credential_expired", {"expires_at": 1}),
         ("credential_missing_capability", {}),
         ("credential_wrong_config", {"config_hash": "x"}),
         ("credential_wrong_subject", {"subject": "x"}),
     ]
+    asks_for_more = [name for name, _ in wrongs].index("credential_missing_capability")
     for at, (expected, _) in enumerate(wrongs):
         changes = {k: v for _, wrong in wrongs[at:] for k, v in wrong.items()}
-        wanted = ("action:exec",) if at <= 3 else ()
+        wanted = ("action:exec",) if at <= asks_for_more else ()
         token = trust.mint_credential(replace(claims, **changes), maker.signer)
         assert code(lambda t=token, w=wanted: check(t, capabilities=w)) == expected
     good = trust.mint_credential(claims, maker.signer)
@@ -108,15 +113,13 @@ def test_a_credential_is_refused_in_the_order_that_is_promised():
     unknown_version = trust.mint_credential(replace(claims, v=2, spec_hash="x"), maker.signer)
     assert code(lambda: check(unknown_version)) == "credential_unknown_version"
     payload, signature = good.split(".")
-    assert code(lambda: check(f"{payload}.{signature[:-4]}AAAA")) in (
-        "credential_bad_signature",
-        "credential_undecodable",
-    )
+    other = "A" if signature[0] != "A" else "B"
+    assert code(lambda: check(f"{payload}.{other}{signature[1:]}")) == "credential_bad_signature"
     assert code(lambda: check(good, keys=Maker().keys)) == "credential_bad_signature"
     assert code(lambda: check(good, expected_targets_sha256="0" * 64)) == "credential_wrong_subject"
 
 
-def test_a_credential_by_a_revoked_key_is_refused_whoever_signed_the_bundle_around_it():
+def test_a_credential_by_a_revoked_key_is_refused_even_in_a_validly_signed_bundle():
     maker = Maker()
     claims = maker.claims({})
     token = trust.mint_credential(claims, maker.signer)
@@ -132,7 +135,7 @@ def test_a_credential_by_a_revoked_key_is_refused_whoever_signed_the_bundle_arou
     assert code(lambda: check("revoked")) == "credential_bad_signature"
 
 
-def test_a_directive_by_a_retired_key_is_believed_only_if_it_was_issued_before():
+def test_a_directive_by_a_retired_key_is_accepted_only_if_it_was_issued_before():
     maker = Maker()
     at = now_ms()
 

@@ -1,8 +1,9 @@
-"""`manage.py audit verify|export --org-id ID`: also for organizations that were deleted."""
+"""`manage.py audit verify|export --org-id ID`. Works for deleted organizations too."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import ArgumentParser
 from typing import Any
@@ -20,6 +21,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("action", choices=["verify", "export"])
+        parser.add_argument(
+            "--expect", metavar="COUNT:HASH", help="a head recorded earlier; fail if the chain no longer contains it"
+        )
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--org-id")
         which.add_argument("--system", action="store_true")
@@ -35,7 +39,17 @@ class Command(BaseCommand):
                 line = services.document(event) | {"previous_hash": event.previous_hash, "hash": event.hash}
                 self.stdout.write(json.dumps(line, ensure_ascii=False))
             return
-        result = services.verify(organization_id)
+        result = services.verify(organization_id, expect=_parse_head(options["expect"]))
         self.stdout.write(json.dumps(result.as_dict()))
         if not result.ok:
             sys.exit(1)
+
+
+def _parse_head(text: str | None) -> tuple[int, str] | None:
+    """Parse `COUNT:HASH` to (count, hash). Raises CommandError (exit status 2) for anything else."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64})", text)
+    if found is None or int(found[1]) < 1:
+        raise CommandError("--expect is not COUNT:HASH as `audit verify` prints them", returncode=2)
+    return int(found[1]), found[2]

@@ -13,9 +13,9 @@ from apps.core.errors import ServiceError
 
 
 class Command(BaseCommand):
-    """Makes a tenant and its first admin; what it prints is shown once."""
+    """Create an organization and its first admin. The credentials are printed once."""
 
-    help = "Make an organization with its first admin."
+    help = "Create an organization with its first admin."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--org", required=True, help="name of the organization")

@@ -15,9 +15,9 @@ from apps.core.ids import parse_id
 
 
 class Command(BaseCommand):
-    """Makes a person with a role; what it prints is shown once."""
+    """Create a user with a role. The credentials are printed once."""
 
-    help = "Make a person with a role in an organization or one of its projects."
+    help = "Create a user with a role in an organization or one of its projects."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--email", required=True)

@@ -1,10 +1,9 @@
-"""`manage.py up [--demo]`: everything that the product needs, on an empty machine."""
+"""`manage.py up [--demo]`: runs the whole product on one machine."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,36 +20,25 @@ from django.db import connection
 
 from apps.console.setup import demo as demonstration
 from apps.core.processes import die_with_parent
+from byteor.logs import BRIEF
+from byteor.server.run import require_free
 
 STOP_SECONDS = 9.0
 START_SECONDS = 60.0
 SHORT_LIFE_SECONDS = 3.0
-
-
-def web_command(host: str, port: int) -> list[str]:
-    """Arguments for Python that run the web server on `host:port`: one process, which is replaced when it dies."""
-    options = {
-        "--interface": "wsgi",
-        "--host": host,
-        "--port": str(port),
-        "--workers": "1",
-        "--blocking-threads": str(settings.BYTEOR_WEB_THREADS),
-        "--log-level": "warning",
-        "--workers-kill-timeout": "3",
-    }
-    flat = [part for pair in options.items() for part in pair]
-    return ["-m", "granian", *flat, "--no-ws", "--respawn-failed-workers", "byteor.wsgi:application"]
+SEED_SECONDS = 30.0
 
 
 class Command(BaseCommand):
-    """Migrates, starts web and worker, prints where to go, and ends all of it on SIGINT or SIGTERM."""
+    """Migrate, start web and worker, print the URL, and stop everything on SIGINT or SIGTERM."""
 
-    help = "Run the web server and the worker; with --demo a tenant to play with."
+    help = "Run the web server and the worker; with --demo also a demo tenant."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "--demo", action="store_true", help="a demo tenant with real agents (local and development)"
         )
+        parser.add_argument("--verbose", action="store_true", help="show every request and all of its fields")
 
     def handle(self, *args: Any, **options: Any) -> None:
         demo = bool(options["demo"]) or settings.BYTEOR_RUN_DEMO_AGENTS
@@ -58,8 +46,9 @@ class Command(BaseCommand):
             self._refuse("--demo is for the local and development profiles")
         for what, (host, port) in (("web", settings.BYTEOR_API_BIND), ("worker", settings.BYTEOR_WORKER_BIND)):
             self._require_free(what, host, port)
+        if not options["verbose"]:
+            os.environ[BRIEF] = "1"
         call_command("migrate", verbosity=0)
-        call_command("collectstatic", interactive=False, verbosity=0)
         world = demonstration.prepare() if demo else None
         connection.close()
         self._run(world)
@@ -69,19 +58,15 @@ class Command(BaseCommand):
         sys.exit(2)
 
     def _require_free(self, what: str, host: str, port: int) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                self._refuse(f"the {what} can't listen on {host}:{port}: {error.strerror}")
+        try:
+            require_free(host, port)
+        except OSError as error:
+            self._refuse(f"the {what} can't listen on {host}:{port}: {error.strerror}")
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, *command],
             cwd=settings.BASE_DIR,
-            env={**os.environ, "BYTEOR_DIE_WITH_PARENT": "1"},
             preexec_fn=die_with_parent,
         )
 
@@ -93,12 +78,12 @@ class Command(BaseCommand):
 
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
-        host, port = settings.BYTEOR_API_BIND
+        manage = str(settings.BASE_DIR / "manage.py")
         commands: list[tuple[str, ...]] = []
         if settings.BYTEOR_MODE in ("combined", "api"):
-            commands.append(tuple(web_command(host, port)))
+            commands.append((manage, "run_web"))
         if settings.BYTEOR_MODE in ("combined", "worker"):
-            commands.append((str(settings.BASE_DIR / "manage.py"), "run_worker"))
+            commands.append((manage, "run_worker"))
         children: list[subprocess.Popen[bytes]] = []
         fleet = demonstration.Fleet(world) if world else None
         try:
@@ -106,11 +91,14 @@ class Command(BaseCommand):
             started = [time.monotonic()] * len(children)
             if not self._wait_for_web(children, stopping):
                 return
-            if fleet is not None:
-                fleet.start()
-                threading.Thread(target=fleet.seed, name="seed", daemon=True).start()
-            self._greet(world)
+            seeding = self._start_fleet(fleet) if fleet is not None else None
+            ready_by = time.monotonic() + SEED_SECONDS
+            greeted = False
             while not stopping.wait(0.5):
+                # printed after the children's startup output, so that the URL is in the last lines
+                if not greeted and (seeding is None or not seeding.is_alive() or time.monotonic() > ready_by):
+                    self._greet(world)
+                    greeted = True
                 for index, child in enumerate(children):
                     if child.poll() is None:
                         continue
@@ -122,18 +110,24 @@ class Command(BaseCommand):
         finally:
             self._end(children, fleet)
 
+    def _start_fleet(self, fleet: demonstration.Fleet) -> threading.Thread:
+        """Start the agents, and return the thread that creates their deployments."""
+        fleet.start()
+        seeding = threading.Thread(target=fleet.seed, name="seed", daemon=True)
+        seeding.start()
+        return seeding
+
     def _wait_for_web(self, children: list[subprocess.Popen[bytes]], stopping: threading.Event) -> bool:
         if settings.BYTEOR_MODE == "worker":
             return True
-        host, port = settings.BYTEOR_API_BIND
-        place = f"[{host}]" if ":" in host else host
+        address = settings.BYTEOR_API_BIND_ORIGIN
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and not stopping.is_set():
             if any(child.poll() is not None for child in children):
                 self.stderr.write("byteor: a child ended before it was up")
                 sys.exit(1)
             try:
-                request = urllib.request.Request(f"http://{place}:{port}/healthz", headers={"Host": self._own_host()})
+                request = urllib.request.Request(f"{address}/healthz", headers={"Host": self._own_host()})  # noqa: S310
                 with urllib.request.urlopen(request, timeout=2):  # noqa: S310 - our own address
                     return True
             except OSError:
@@ -166,12 +160,12 @@ class Command(BaseCommand):
             lines += [f"  {a['email']:20} {a['password']:26} {a['role']}" for a in world.accounts]
             lines += [
                 "",
-                "A deployment waits for approval in a few seconds: sign in as rita, open the inbox, approve it, and watch",
+                "A deployment needs approval: sign in as rita, open the inbox, approve it, and watch",
                 f"  {demonstration.accounts_file().parent}/agents/*/data/redacted.jsonl",
                 f"Accounts and API tokens are kept in {demonstration.accounts_file()}",
             ]
         else:
-            lines += ["", "Make a tenant with: manage.py bootstrap --org NAME --admin EMAIL"]
+            lines += ["", "Create an organization with: manage.py bootstrap --org NAME --admin EMAIL"]
         lines += ["", "Stop with Ctrl-C.", ""]
         self.stdout.write("\n".join(lines))
         self.stdout.flush()

@@ -1,4 +1,4 @@
-"""`manage.py run_worker`: runs background jobs and chores until it is told to stop."""
+"""`manage.py run_worker`: runs background jobs and chores until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from apps.jobs.worker import Watchdog, run_chores
+from apps.core.pooler import refuse_pooler
+from apps.jobs.watchdog import Watchdog, run_chores
 
 
 class Command(BaseCommand):
@@ -24,13 +25,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["cluster"]:
-            from apps.jobs.supervisor import run_cluster  # starts django-q2, which only this process may
+            from apps.jobs.cluster import run_cluster  # starts django-q2, which only this process may
 
             run_cluster()
             return
         if options["chores"]:
             run_chores()
             return
+        refuse_pooler()
         try:
             Watchdog().run(settings.BYTEOR_WORKER_BIND)
         except OSError as error:

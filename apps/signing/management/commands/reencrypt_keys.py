@@ -1,4 +1,4 @@
-"""`manage.py reencrypt_keys [--dry-run] [--json]`: bring everything under the first key-encryption key of the ring."""
+"""`manage.py reencrypt_keys [--dry-run] [--json]`: move everything to the primary key-encryption key."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from apps.signing.services import primary_id, reencrypt
 
 
 class Command(BaseCommand):
-    """Safe to stop, to repeat, and to run beside web and worker processes. Exit 1 when something could not be moved."""
+    """Re-encrypts keys. Safe to stop, to repeat, and to run next to web and worker processes. Exit status 1 if a key
+    failed."""
 
     help = "Re-encrypt private signing keys, and renew the MACs of audit chains, under the primary key-encryption key."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-        parser.add_argument("--json", action="store_true", help="one object on stdout")
+        parser.add_argument("--dry-run", action="store_true", help="report what would be done, and change nothing")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
         dry = bool(options["dry_run"])
@@ -38,14 +39,14 @@ class Command(BaseCommand):
                 )
             )
         else:
-            self._say(dry, keys.moved, heads.moved)
+            self._report(dry, keys.moved, heads.moved)
         problems = [*keys.unreadable.values(), *(f"Audit chain {c}: {why}." for c, why in heads.unproved.items())]
         if problems:
             raise CommandError("\n".join(problems))
         if not options["json"] and not keys.moved and not heads.moved:
-            self.stdout.write(f"everything is under '{primary_id()}' already")
+            self.stdout.write(f"everything is already encrypted under '{primary_id()}'")
 
-    def _say(self, dry: bool, moved: dict[str, int], heads: int) -> None:
+    def _report(self, dry: bool, moved: dict[str, int], heads: int) -> None:
         verb = "would come" if dry else "are now"
         for name, count in sorted(moved.items()):
             self.stdout.write(f"{count} signing keys that were under '{name}' {verb} under '{primary_id()}'")

@@ -1,0 +1,1 @@
+"""The base of the API: authentication, authorization, scope, input and responses."""

@@ -1,0 +1,18 @@
+"""Permissions for the delivery modules of the apps below `access` (`tenancy`, `audit`).
+
+Every endpoint and every screen states a permission, which `apps.access` defines. Apps above `access` import them from there.
+"""
+
+from apps.access.policy import can, require
+from apps.access.roles import Permission
+from apps.access.selectors import may_on_some_organization, may_on_some_project, organizations_where, projects_where
+
+__all__ = [
+    "Permission",
+    "can",
+    "may_on_some_organization",
+    "may_on_some_project",
+    "organizations_where",
+    "projects_where",
+    "require",
+]

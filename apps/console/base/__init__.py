@@ -1,0 +1,1 @@
+"""The base of the console: the scoped ModelAdmin, forms, filters and badges."""

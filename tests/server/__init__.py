@@ -1,0 +1,1 @@
+"""The web server: what clients can do to it, and what it does to them."""
