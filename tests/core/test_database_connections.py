@@ -36,7 +36,7 @@ def end(pid: int) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
 
-    in_threads(terminate)
+    assert in_threads(terminate) == [None]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import threading
 import time
@@ -32,6 +33,7 @@ from apps.jobs.services import (
     give_up_leases,
     release_expired,
 )
+from apps.jobs.services import claims as claims_module
 from apps.jobs.services.claims import NO_LEASE, first_due
 from apps.tenancy.models import Organization
 from tests.support import in_threads
@@ -104,12 +106,36 @@ def test_clusters_that_claim_at_the_same_time_get_different_jobs_and_none_more_t
             mine += [claim.job_id for claim in claims(cluster, 2)]
         claimed.append(mine)
 
-    in_threads(*([claim] * 4))
+    assert in_threads(*([claim] * 4)) == [None] * 4
     everything = [job for mine in claimed for job in mine]
     assert max(len(mine) for mine in claimed) <= 2
     assert len(everything) == len(set(everything)) == 8
     slots = Job.objects.filter(lease_slot__isnull=False).values_list("lease_slot", flat=True)
     assert sorted(slots) == list(range(8))
+
+
+def test_clusters_that_take_slots_of_each_other_do_not_wait_for_each_other(
+    tenant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a slot and, when both have, the slot of the other: if each waited for the other, the database would refuse one."""
+    queue(tenant, 4)
+    both_have_one = threading.Barrier(2)
+    taken = threading.local()
+
+    def lease() -> uuid.UUID:
+        taken.count = getattr(taken, "count", 0) + 1
+        if taken.count == 2:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both_have_one.wait(timeout=1)
+        return new_id()
+
+    def claim(slots: list[int]) -> int:
+        taken.slots = iter(slots)
+        return len(claims(None, 2))
+
+    monkeypatch.setattr(claims_module, "new_id", lease)
+    monkeypatch.setattr(claims_module.random, "choice", lambda free: next(taken.slots, free[0]))
+    assert in_threads(lambda: claim([0, 1]), lambda: claim([1, 0])) == [2, 2]
 
 
 def test_a_claim_that_never_begins_is_given_back_unchanged(tenant: Any) -> None:

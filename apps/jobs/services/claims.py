@@ -151,7 +151,8 @@ def _claim(cluster: uuid.UUID | None, at_most: int) -> Claimed:
             cursor.execute("SET LOCAL synchronous_commit = off")
     claims = []
     now = clock.now()
-    for organization_id, slot in look.chosen:
+    # in one order for all clusters: each waits for a slot that another is taking, so no two wait for each other
+    for organization_id, slot in sorted(look.chosen):
         due = waiting_jobs().filter(organization_id=organization_id, run_at__lte=now).order_by("run_at", "id")
         found = _locked(due).values_list("pk", "type").first()
         if found is None:  # another cluster is claiming it
