@@ -40,9 +40,7 @@ def working_keys() -> models.QuerySet[AgentKey]:
 
 def unhealthy_agents(agent_ids: Iterable[uuid.UUID], deployment_id: uuid.UUID) -> dict[uuid.UUID, str]:
     """Return those of `agent_ids` whose last heartbeat reported a problem, with the reason, unless it was about a
-    deployment other
-
-    than `deployment_id`.
+    deployment other than `deployment_id`.
     """
     rows = Agent.objects.filter(pk__in=list(agent_ids), healthy=False).filter(
         models.Q(running_deployment_id=deployment_id) | models.Q(running_deployment_id__isnull=True)
@@ -116,9 +114,7 @@ def describe_same_hostname(others: Sequence[Agent]) -> str:
 
 def warnings_about(agents: Iterable[Agent], now: dt.datetime) -> list[AgentWarning]:
     """Return the warnings about `agents` at `now`, in their order: two hosts with one identity, the same host name as
-    another agent
-
-    where one of both is offline, or no heartbeat for so long that it is offline.
+    another agent where one of both is offline, or no heartbeat for so long that it is offline.
     """
     chosen = list(agents)
     twins = same_hostname(chosen)

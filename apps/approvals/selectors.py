@@ -312,9 +312,7 @@ def too_few_reviewers(able: int, missing: int) -> str:
 
 def approvals_to_decide(principal: Principal) -> QuerySet[Approval]:
     """Return the approvals that need this user's decision: open, in an environment they operate, requested by another
-    user, without a
-
-    vote of theirs that counts.
+    user, without a vote of theirs that counts.
 
     An approval returns to this list when its base changes and the vote no longer counts.
     """

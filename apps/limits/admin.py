@@ -17,16 +17,11 @@ from apps.limits.models import RANGES, RateOverride
 from apps.tenancy.models import Organization
 from apps.tenancy.scope import Scope
 
-USUAL = {
-    "person_calls": windows.PERSON_LIMIT,
-    "agent_calls": windows.AGENT_LIMIT,
-    "enrollments": services.ENROLLMENTS_PER_ENVIRONMENT,
-}
+USUAL = {"person_calls": windows.PERSON_LIMIT, "agent_calls": windows.AGENT_LIMIT}
 MEANING = {
     "person_calls": "A minute, for the browser sessions of a person together and for each personal token. A person in several "
     "organizations has the highest number of them.",
     "agent_calls": "A minute, for each agent.",
-    "enrollments": "A minute, in each environment.",
 }
 
 

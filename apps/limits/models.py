@@ -8,7 +8,7 @@ from apps.core.models import Mutable, TreeModel
 from apps.core.visibility import ScopedModel, ScopedQuerySet, Viewer
 from apps.tenancy.models import Organization
 
-RANGES = {"person_calls": (60, 6_000), "agent_calls": (60, 6_000), "enrollments": (1, 600)}
+RANGES = {"person_calls": (60, 6_000), "agent_calls": (60, 6_000)}
 """{limit: the lowest and the highest number a minute that it can be set to}."""
 
 
@@ -18,7 +18,6 @@ class RateOverride(ScopedModel, TreeModel, Mutable):
     organization = models.OneToOneField(Organization, on_delete=models.CASCADE, related_name="rate_override")
     person_calls = models.PositiveIntegerField("calls of a person", null=True, blank=True)
     agent_calls = models.PositiveIntegerField("calls of an agent", null=True, blank=True)
-    enrollments = models.PositiveIntegerField("enrollments in an environment", null=True, blank=True)
 
     objects = ScopedQuerySet.as_manager()
 

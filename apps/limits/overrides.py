@@ -89,8 +89,3 @@ def person_calls(organizations: Iterable[uuid.UUID]) -> int:
     """Calls a minute in each window of a person who is in these organizations: the highest number that one of them gives."""
     own = _current().limits["person_calls"]
     return max((own.get(each, windows.PERSON_LIMIT) for each in organizations), default=windows.PERSON_LIMIT)
-
-
-def enrollments(organization_id: uuid.UUID, usual: int) -> int:
-    """Enrollments a minute in each environment of an organization; `usual` without an override."""
-    return _current().limits["enrollments"].get(organization_id, usual)

@@ -34,7 +34,7 @@ from apps.core.db import lock_row, reason
 from apps.core.errors import BadRequest, FieldError, NotFound, PreconditionFailed, TooManyRequests, Unavailable
 from apps.limits import overrides
 from apps.limits.models import RANGES, RateOverride
-from apps.tenancy.models import Organization
+from apps.tenancy.models import Environment, Organization
 from apps.tenancy.scope import Scope
 
 log = structlog.get_logger(__name__)
@@ -45,8 +45,6 @@ LOGINS_PER_ACCOUNT_AND_BROWSER = "10/m"
 LOGINS_PER_ACCOUNT = "100/m"
 LINK_FORMS_PER_ADDRESS = "30/m"
 FAILED_AUTHENTICATIONS_PER_ADDRESS = "120/m"
-ENROLLMENTS_PER_ENVIRONMENT = 20
-"""Number a minute, unless the organization has one of its own. A change of it begins a new count."""
 INVITATIONS_PER_PERSON = "50/h"
 INVITATIONS_PER_ORGANIZATION = "200/d"
 BAD_TOKENS_PER_ADDRESS_AND_ENVIRONMENT = "20/m"
@@ -183,10 +181,13 @@ def check_failed_auth(address: str) -> None:
         _count("auth", address_group(address), rate, "refused credentials from this address")
 
 
-def check_enrollment(environment_id: uuid.UUID, organization_id: uuid.UUID) -> None:
-    """Count an enrollment with a valid token. Raises TooManyRequests if its environment had too many."""
-    rate = f"{overrides.enrollments(organization_id, usual=ENROLLMENTS_PER_ENVIRONMENT)}/m"
-    _count("enroll", str(environment_id), rate, "enrollments in this environment")
+def check_enrollment(environment: Environment) -> None:
+    """Count an enrollment with a valid token. Raises TooManyRequests if its environment had too many.
+
+    A change of the environment's `enrollments_per_minute` begins a new count.
+    """
+    rate = f"{environment.enrollments_per_minute}/m"
+    _count("enroll", str(environment.pk), rate, "enrollments in this environment")
 
 
 def check_bad_enrollment(address: str, environment_id: uuid.UUID) -> None:
@@ -239,14 +240,13 @@ def set_rate_override(
     expected_rev: int | None,
     person_calls: int | None = None,
     agent_calls: int | None = None,
-    enrollments: int | None = None,
 ) -> RateOverride:
     """Set the limits a minute of an organization; None is the usual limit. The caller is a superuser.
 
     `expected_rev` is the revision to replace, None where there is no override yet. Raises BadRequest for a number out of
     its range, PreconditionFailed if another revision is stored, and NotFound if the organization is deleted.
     """
-    limits = {"person_calls": person_calls, "agent_calls": agent_calls, "enrollments": enrollments}
+    limits = {"person_calls": person_calls, "agent_calls": agent_calls}
     _check_ranges(limits)
     row = _locked_override(organization)
     if (row.rev if row is not None else None) != expected_rev:

@@ -263,7 +263,7 @@ class EnvironmentAdmin(_TreeAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         first = ["project", "name", "slug", "posture"]
-        limits = ["max_in_flight_deployments", "agent_upgrade_percent"]
+        limits = [*services.LIMITS]
         if obj is not None and not self.has_change_permission(request, obj):
             return [(None, {"fields": [*first, "policy_summary", *limits, "retention_summary", "created_at"]})]
         policy = [POLICY + field.name for field in registry.known_policy_fields()]
@@ -312,11 +312,7 @@ class EnvironmentAdmin(_TreeAdmin):
     def create(self, request: HttpRequest, data: Mapping[str, Any]) -> Environment:
         who = principal_of(request)
         require(who, Permission.MANAGE_PROJECT, scope_of(data["project"]))
-        limits = {
-            name: data[name]
-            for name in ("max_in_flight_deployments", "agent_upgrade_percent")
-            if data.get(name) is not None
-        }
+        limits = {name: data[name] for name in services.LIMITS if data.get(name) is not None}
         given = {
             prefix: {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix) and v is not None}
             for prefix in (POLICY, RETENTION)
@@ -334,7 +330,7 @@ class EnvironmentAdmin(_TreeAdmin):
 
     def changes(self, obj: Any, form: Any) -> dict[str, Any]:
         changes = super().changes(obj, form)
-        for name in ("max_in_flight_deployments", "agent_upgrade_percent"):
+        for name in services.LIMITS:
             if name in form.edited:
                 changes[name] = form.cleaned_data[name]
         stored = form.stored_settings

@@ -41,6 +41,7 @@ class EnvironmentInput(NodeInput):
     policy = JSONObjectField(required=False)
     max_in_flight_deployments = StrictIntegerField(required=False)
     retention_days = JSONObjectField(required=False)
+    enrollments_per_minute = StrictIntegerField(required=False)
     agent_upgrade_percent = StrictIntegerField(required=False)
 
 
@@ -61,6 +62,7 @@ class EnvironmentDocument(NodeDocument):
     policy: Mapping[str, object]
     max_in_flight_deployments: int
     retention_days: Mapping[str, int]
+    enrollments_per_minute: int
     agent_upgrade_percent: int
     current_deployment_id: str | None
 

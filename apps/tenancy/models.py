@@ -95,9 +95,9 @@ class Environment(Node):
     """A deployment target: a set of agents under one posture and one approval policy.
 
     `policy` is the approval policy (the approvals app defines its schema). `retention_days` maps an artifact type to
-    days. `agent_upgrade_percent` is the share of upgradable agents that may install the agent program that this control
-    plane serves (0: none). `current_deployment_id` is the active, not superseded deployment with the highest sequence
-    number.
+    days. `enrollments_per_minute` is how many hosts may enroll with a valid token. `agent_upgrade_percent` is the share of
+    upgradable agents that may install the agent program that this control plane serves (0: none). `current_deployment_id`
+    is the active, not superseded deployment with the highest sequence number.
     """
 
     level = "environment"
@@ -106,6 +106,7 @@ class Environment(Node):
     policy = models.JSONField(default=dict)
     max_in_flight_deployments = models.PositiveIntegerField(default=4)
     retention_days = models.JSONField(default=dict)
+    enrollments_per_minute = models.PositiveSmallIntegerField(default=20, db_default=20)
     agent_upgrade_percent = models.PositiveSmallIntegerField(default=0, db_default=0)
     current_deployment_id = models.UUIDField(null=True, editable=False)
 
@@ -120,6 +121,10 @@ class Environment(Node):
             models.CheckConstraint(
                 condition=models.Q(max_in_flight_deployments__gte=1, max_in_flight_deployments__lte=1000),
                 name="environment_cap_range",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(enrollments_per_minute__gte=1, enrollments_per_minute__lte=600),
+                name="environment_enrollments_range",
             ),
             models.CheckConstraint(
                 condition=models.Q(agent_upgrade_percent__lte=100), name="environment_upgrade_percent_range"

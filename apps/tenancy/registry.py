@@ -25,8 +25,9 @@ class EnvironmentSettings:
 
     posture: str
     policy: dict[str, Any]
-    max_in_flight_deployments: int
     retention_days: dict[str, Any]
+    max_in_flight_deployments: int = 4
+    enrollments_per_minute: int = 20
     agent_upgrade_percent: int = 0
 
 
@@ -116,9 +117,7 @@ def on_deleted(hook: OnDeleted) -> None:
 
 def set_purger(purger: Purger) -> None:
     """Register `purger(scope)`, run after the tombstone is committed. It returns True if all rows are deleted, False if
-    a
-
-    background job continues.
+    a background job continues.
     """
     _purger[:] = [purger]
 

@@ -6,7 +6,8 @@ import re
 import unicodedata
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
 from django.db import IntegrityError, models, transaction
@@ -72,9 +73,7 @@ def _checked_slug(slug: str) -> str:
 
 def _free_slug(siblings: models.QuerySet[Any], name: str, level: str) -> str:
     """Return the first slug derived from `name` that is free among `siblings`. A name without Latin letters or digits
-    gets its
-
-    level's name as slug.
+    gets its level's name as slug.
     """
     base = slug_from(name) or level
     taken = set(siblings.filter(slug__startswith=base[:58]).values_list("slug", flat=True))
@@ -102,9 +101,7 @@ DERIVED_SLUG_ATTEMPTS = 20
 
 def _insert_derived(name: str, maker: uuid.UUID | None) -> Organization:
     """Insert an organization whose slug is derived from its name. No parent row can be locked, so a concurrent request
-    may take the
-
-    slug first; then the next free slug is used.
+    may take the slug first; then the next free slug is used.
     """
     for left in reversed(range(DERIVED_SLUG_ATTEMPTS)):
         slug = _free_slug(Organization.objects.alive(), name, Organization.level)
@@ -166,17 +163,29 @@ def _complete(
     after: EnvironmentSettings,
     explicit: frozenset[str],
 ) -> EnvironmentSettings:
-    if not 1 <= after.max_in_flight_deployments <= 1000:
-        raise BadRequest(
-            "The limit must be from 1 to 1000.",
-            code="invalid_input",
-            errors=[FieldError("/max_in_flight_deployments", "out_of_range", "The limit must be from 1 to 1000.")],
-        )
+    _check_limits(after)
     _check_retention(after.retention_days)
-    _check_upgrade_percent(after.agent_upgrade_percent)
     for check in registry.settings_checks():
         after = check(actor=actor, scope=scope, before=before, after=after, explicit=explicit)
     return after
+
+
+LIMITS = {
+    "max_in_flight_deployments": (1, 1000),
+    "enrollments_per_minute": (1, 600),
+    "agent_upgrade_percent": (0, 100),
+}
+"""{setting of an environment: its lowest and its highest number}."""
+
+
+def _check_limits(settings: EnvironmentSettings) -> None:
+    problems = [
+        FieldError(f"/{name}", "out_of_range", f"Must be an integer from {low} to {high}.")
+        for name, (low, high) in LIMITS.items()
+        if not low <= getattr(settings, name) <= high
+    ]
+    if problems:
+        raise BadRequest("The limits are not valid.", code="invalid_input", errors=problems)
 
 
 ARTIFACT_TYPES = ("incident_bundle", "snapshot", "diagnostic")
@@ -193,14 +202,6 @@ def _check_retention(days: Mapping[str, Any]) -> None:
         raise BadRequest("The retention is not valid.", code="invalid_input", errors=problems)
 
 
-def _check_upgrade_percent(percent: int) -> None:
-    if not 0 <= percent <= 100:
-        detail = "Must be an integer from 0 to 100."
-        raise BadRequest(
-            detail, code="invalid_input", errors=[FieldError("/agent_upgrade_percent", "out_of_range", detail)]
-        )
-
-
 @transaction.atomic
 def create_environment(
     *,
@@ -210,11 +211,13 @@ def create_environment(
     posture: str,
     slug: str | None = None,
     policy: Mapping[str, Any] | None = None,
-    max_in_flight_deployments: int = 4,
     retention_days: Mapping[str, Any] | None = None,
-    agent_upgrade_percent: int = 0,
+    **limits: int,
 ) -> Environment:
-    """A new environment under `project`; what is left out of `policy` and `retention_days` gets the posture's default."""
+    """A new environment under `project`; what is left out of `policy` and `retention_days` gets the posture's default.
+
+    `limits` are some of `LIMITS`; the others get their default.
+    """
     name = _checked_name(name)
     if posture not in Posture.values:
         raise BadRequest(
@@ -230,24 +233,12 @@ def create_environment(
     wanted = EnvironmentSettings(
         posture=posture,
         policy=dict(policy or {}),
-        max_in_flight_deployments=max_in_flight_deployments,
         retention_days={**DEFAULT_RETENTION_DAYS, **dict(retention_days or {})},
-        agent_upgrade_percent=agent_upgrade_percent,
+        **limits,
     )
     explicit = frozenset(f"policy.{key}" for key in (policy or {}))
     settings = _complete(actor, Scope(parent.organization, parent), None, wanted, explicit)
-    node = _insert(
-        Environment(
-            project=parent,
-            name=name,
-            slug=chosen,
-            posture=posture,
-            policy=settings.policy,
-            max_in_flight_deployments=settings.max_in_flight_deployments,
-            retention_days=settings.retention_days,
-            agent_upgrade_percent=settings.agent_upgrade_percent,
-        )
-    )
+    node = _insert(Environment(project=parent, name=name, slug=chosen, **asdict(settings)))
     _announce_created(actor, node)
     return node
 
@@ -266,20 +257,13 @@ def _locked(node: N) -> N:
 
 def settings_of(environment: Environment) -> EnvironmentSettings:
     """Return the settings of an environment as one value."""
-    return EnvironmentSettings(
-        posture=environment.posture,
-        policy=dict(environment.policy),
-        max_in_flight_deployments=environment.max_in_flight_deployments,
-        retention_days=dict(environment.retention_days),
-        agent_upgrade_percent=environment.agent_upgrade_percent,
-    )
+    names = (each.name for each in fields(EnvironmentSettings))
+    return EnvironmentSettings(**{name: deepcopy(getattr(environment, name)) for name in names})
 
 
 @transaction.atomic
 def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **changes: Any) -> N:
-    """Change a node's `name`, `slug`, and of an environment `policy`, `max_in_flight_deployments`, `retention_days`,
-
-    `agent_upgrade_percent`.
+    """Change a node's `name` and `slug`, and of an environment `policy`, `retention_days` and its `LIMITS`.
 
     `changes` holds the new values; objects replace the stored ones as a whole. Nothing is written if nothing differs.
     Raises Conflict `slug_taken` or `posture_fixed`, and PreconditionFailed if `expected_rev` is not the stored
@@ -297,7 +281,7 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
         if wanted.pop("posture", fresh.posture) != fresh.posture:
             raise Conflict("The posture of an environment can't be changed.", code="posture_fixed")
         before = settings_of(fresh)
-        keys = ("policy", "max_in_flight_deployments", "retention_days", "agent_upgrade_percent")
+        keys = ("policy", "retention_days", *LIMITS)
         after = replace(before, **{key: wanted[key] for key in keys if key in wanted})
         if after != before:
             explicit = frozenset(

@@ -13,8 +13,6 @@ from apps.agents.models import Agent, AgentKey, EnrollmentToken
 from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.jobs.registry import chores
-from apps.limits import overrides
-from apps.limits.services import set_rate_override
 from apps.tenancy import services as tenancy
 from apps.tenancy.selectors import scope_of
 
@@ -287,9 +285,8 @@ def test_more_than_twenty_enrollments_a_minute_in_one_environment_are_429(world:
 
 
 @pytest.mark.postgres
-def test_an_organization_with_a_limit_of_its_own_lets_as_many_hosts_enroll_and_no_other_does(world: World) -> None:
-    set_rate_override(actor=SYSTEM, organization=world.organization, expected_rev=None, enrollments=25)
-    overrides.forget()
+def test_an_environment_with_a_limit_of_its_own_lets_as_many_hosts_enroll_and_no_other_does(world: World) -> None:
+    assert world.alice.patch(world.env, {"enrollments_per_minute": 25}).status_code == 200
     hosts = [(world.holder(world.token(max_uses=100)), world.env)]
     hosts.append((world.holder(world.token(foreign=True, max_uses=100)), world.foreign_env))
     with time_machine.travel(clock.now(), tick=False):

@@ -125,6 +125,7 @@ def test_an_unedited_form_reports_that_nothing_was_changed(tenant: Tenant, alice
         ("max_in_flight_deployments", "0"),
         ("max_in_flight_deployments", ""),
         ("retention_days_snapshot", "0"),
+        ("enrollments_per_minute", "601"),
         ("agent_upgrade_percent", "101"),
     ],
 )

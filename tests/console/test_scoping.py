@@ -33,7 +33,7 @@ def filled(tenant):
     world.request()
     world.work()
     staff = tenant.principal("alice").ref
-    set_rate_override(actor=staff, organization=tenant.organization, expected_rev=None, enrollments=100)
+    set_rate_override(actor=staff, organization=tenant.organization, expected_rev=None, agent_calls=100)
     return tenant
 
 

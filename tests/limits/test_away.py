@@ -8,6 +8,7 @@ import pytest
 
 from apps.core.errors import Unavailable
 from apps.limits import services as limits
+from apps.tenancy.models import Environment
 from tests.flows.world import free_port
 
 ATTEMPT = limits.LoginAttempt(address="127.0.0.1", account="a@example.com")
@@ -27,7 +28,7 @@ def test_sign_in_and_enrollment_are_refused() -> None:
     for attempt in (
         lambda: limits.check_login(ATTEMPT),
         lambda: limits.check_link_form("127.0.0.1"),
-        lambda: limits.check_enrollment(uuid.uuid4(), uuid.uuid4()),
+        lambda: limits.check_enrollment(Environment()),
     ):
         with pytest.raises(Unavailable) as refused:
             attempt()

@@ -150,7 +150,7 @@ def test_each_change_is_one_revision_and_one_audit_event(tenant: Tenant) -> None
                 "after": {"person_calls": None, "agent_calls": 300},
             },
         ),
-        ("rate_override.deleted", {"before": {"person_calls": None, "agent_calls": 300, "enrollments": None}}),
+        ("rate_override.deleted", {"before": {"person_calls": None, "agent_calls": 300}}),
     ]
     with pytest.raises(NotFound):
         services.delete_rate_override(actor=SYSTEM_ACTOR, organization=tenant.organization)
@@ -182,23 +182,22 @@ def test_platform_staff_set_change_and_delete_the_limits(tenant: Tenant) -> None
     page = text_of(staff.get(f"{LIST}add/"))
     assert "From 60 to 6000; 240 if empty." in page
     organization = {"organization": str(tenant.organization.pk)}
-    wrong = staff.post(f"{LIST}add/", {**organization, "person_calls": "59", "agent_calls": "", "enrollments": "601"})
+    wrong = staff.post(f"{LIST}add/", {**organization, "person_calls": "59", "agent_calls": ""})
     assert wrong.status_code == 400
     assert "Must be from 60 to 6000, or empty." in text_of(wrong)
-    assert "Must be from 1 to 600, or empty." in text_of(wrong)
     assert not RateOverride.objects.exists()
-    made = staff.post(f"{LIST}add/", {**organization, "person_calls": "1200", "agent_calls": "", "enrollments": "100"})
+    made = staff.post(f"{LIST}add/", {**organization, "person_calls": "1200", "agent_calls": ""})
     assert made.status_code == 302
     row = RateOverride.objects.get()
-    assert (row.person_calls, row.agent_calls, row.enrollments) == (1200, None, 100)
+    assert (row.person_calls, row.agent_calls) == (1200, None)
     # an organization has one: it can't be chosen again
     assert str(tenant.organization.pk) not in text_of(staff.get(f"{LIST}add/"))
     change = reverse("admin:limits_rateoverride_change", args=[row.pk])
-    edited = {"person_calls": "1200", "agent_calls": "480", "enrollments": "", "expected_rev": "1"}
+    edited = {"person_calls": "1200", "agent_calls": "480", "expected_rev": "1"}
     assert staff.post(change, edited).status_code == 302
     assert staff.post(change, {**edited, "agent_calls": "500"}).status_code == 412
     row.refresh_from_db()
-    assert (row.person_calls, row.agent_calls, row.enrollments, row.rev) == (1200, 480, None, 2)
+    assert (row.person_calls, row.agent_calls, row.rev) == (1200, 480, 2)
     history = text_of(staff.get(reverse("admin:limits_rateoverride_history", args=[row.pk])))
     assert history.count("rate_override.set") == 2
     delete = reverse("admin:limits_rateoverride_delete", args=[row.pk])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from apps.core import clock
 from apps.core.errors import TooManyRequests, Unavailable
 from apps.limits import services
 from apps.limits.services import LoginAttempt
+from apps.tenancy.models import Environment
 from tests.support import attempts_of
 
 pytestmark = pytest.mark.usefixtures("one_window")
@@ -45,7 +45,7 @@ def test_a_window_that_ends_during_a_count_refuses_no_attempt(monkeypatch: pytes
             return added
 
         monkeypatch.setattr(cache, "add", slowly)
-        services.check_enrollment(uuid.uuid4(), uuid.uuid4())
+        services.check_enrollment(Environment())
 
 
 def test_an_attempt_whose_count_the_cache_lost_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,8 @@ NEW = {"name": "New", "posture": "dev"}
         ({"retention_days": {"snapshot": True}}, "/retention_days/snapshot", "invalid"),
         ({"retention_days": {"snapshot": "30"}}, "/retention_days/snapshot", "invalid"),
         ({"retention_days": {"videos": 30}}, "/retention_days/videos", "invalid"),
+        ({"enrollments_per_minute": 0}, "/enrollments_per_minute", "out_of_range"),
+        ({"enrollments_per_minute": 601}, "/enrollments_per_minute", "out_of_range"),
         ({"agent_upgrade_percent": -1}, "/agent_upgrade_percent", "out_of_range"),
         ({"agent_upgrade_percent": 101}, "/agent_upgrade_percent", "out_of_range"),
         ({"policy": {"required_approvals": 21}}, "/policy/required_approvals", "invalid"),
@@ -82,6 +84,8 @@ def test_the_limits_of_an_environment_hold_at_the_api(tenant):
     for change in (
         {"max_in_flight_deployments": 1},
         {"max_in_flight_deployments": 1000},
+        {"enrollments_per_minute": 1},
+        {"enrollments_per_minute": 600},
         {"agent_upgrade_percent": 100},
     ):
         assert alice.patch(tenant.path(), change).status_code == 200

@@ -54,9 +54,7 @@ def end_credentials(user: User) -> None:
 
 def prove(*, actor: ActorRef, user: User, organizations: list[uuid.UUID], how: str, encoded: str | None = None) -> None:
     """Confirm the address of `user`, and end credentials that another user may have added. In the caller's transaction,
-    with
-
-    `lock_organizations_of` and the user's row locked.
+    with `lock_organizations_of` and the user's row locked.
 
     The password becomes `encoded` (None: no usable one), sessions and tokens end, and each membership becomes an
     invitation for seven days, which the user accepts after signing in. No effect on a confirmed account.

@@ -87,7 +87,7 @@ class AgentsView(ScopedView):
             return
         token = request.auth
         project = token.environment.project
-        limits.check_enrollment(token.environment_id, project.organization_id)
+        limits.check_enrollment(token.environment)
         own = {"org_id": project.organization_id, "project_id": project.pk, "environment_id": token.environment_id}
         if self.kwargs != own:
             raise NotFound()

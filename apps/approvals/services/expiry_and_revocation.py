@@ -66,9 +66,7 @@ def expire_due(now: dt.datetime) -> int:
 
 def notify_expired_credentials(now: dt.datetime) -> int:
     """Notify the subjects of approvals whose credential has expired, once each. Returns their number. A failure does
-    not block the
-
-    others.
+    not block the others.
     """
     due = Approval.objects.filter(
         status=ApprovalStatus.APPROVED.value,

@@ -24,11 +24,10 @@ class Migration(migrations.Migration):
                 ('rev', models.PositiveIntegerField(default=1, editable=False)),
                 ('person_calls', models.PositiveIntegerField(blank=True, null=True, verbose_name='calls of a person')),
                 ('agent_calls', models.PositiveIntegerField(blank=True, null=True, verbose_name='calls of an agent')),
-                ('enrollments', models.PositiveIntegerField(blank=True, null=True, verbose_name='enrollments in an environment')),
                 ('organization', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='rate_override', to='tenancy.organization')),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('person_calls__gte', 60), ('person_calls__lte', 6000)), ('person_calls__isnull', True), _connector='OR'), name='rate_override_person_calls_range'), models.CheckConstraint(condition=models.Q(models.Q(('agent_calls__gte', 60), ('agent_calls__lte', 6000)), ('agent_calls__isnull', True), _connector='OR'), name='rate_override_agent_calls_range'), models.CheckConstraint(condition=models.Q(models.Q(('enrollments__gte', 1), ('enrollments__lte', 600)), ('enrollments__isnull', True), _connector='OR'), name='rate_override_enrollments_range')],
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('person_calls__gte', 60), ('person_calls__lte', 6000)), ('person_calls__isnull', True), _connector='OR'), name='rate_override_person_calls_range'), models.CheckConstraint(condition=models.Q(models.Q(('agent_calls__gte', 60), ('agent_calls__lte', 6000)), ('agent_calls__isnull', True), _connector='OR'), name='rate_override_agent_calls_range')],
             },
         ),
     ]

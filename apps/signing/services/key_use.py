@@ -138,9 +138,7 @@ def _set_as_given(envelopes: list[KeySetVersion], newest: KeySetVersion | None) 
 
 def key_set(organization_id: uuid.UUID, *, after: int = 0) -> dict[str, object]:
     """Return `{version, keys, envelopes}`: the newest version's keys, and the envelopes of all versions above `after`,
-    oldest
-
-    first.
+    oldest first.
     """
     rows = KeySetVersion.objects.filter(organization_id=organization_id)
     above = list(rows.filter(version__gt=after).order_by("version"))

@@ -142,9 +142,7 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
 
 def _lock(scope: Scope) -> Organization:
     """Lock and return the organization, if it is not deleted, so that changes of its keys are serialized with each
-    other and with
-
-    its deletion.
+    other and with its deletion.
     """
     organization: Organization | None = lock_row(
         Organization.objects.filter(pk=scope.organization_id, deleted_at__isnull=True)
