@@ -49,7 +49,8 @@ def operation(
     """Declare a method of an `ApiView` as an operation, with the members of `Operation`.
 
     `lists` is the type of each row of a list. The method is called as `method(self, request)` after the caller, the
-    permission, the resource of the path, the query parameters and the body have been checked: see `ApiView`.
+    permission, the resource of the path, the query parameters and the body have been checked: see `ApiView`. Views that share
+    a method declare it each with their own permission: `get = operation(Permission.VIEW_ORG, answer=…)(Base.read)`.
     """
     if lists is not None:
         declared |= {"answer": lists, "is_list": True}

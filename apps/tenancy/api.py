@@ -21,9 +21,7 @@ from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.selectors import resolve
 
 Node = Organization | Project | Environment
-_FORCE = {"force": BOOLEAN}
 _NEW_ENVIRONMENT_ERRORS = ("slug_taken", "too_few_reviewers", "self_approval_only_in_dev")
-_ENVIRONMENT_ERRORS = ("posture_fixed", *_NEW_ENVIRONMENT_ERRORS)
 _FILTERS = {"slug": exact_filter("slug"), "q": text_filter("name", "slug")}
 
 
@@ -109,27 +107,27 @@ def _without_read_only(body: Any, present: Mapping[str, object]) -> Any:
 
 
 class _NodeView(ScopedView):
-    """Base of the views of one node."""
+    """Base of the views of one node. The view of each level declares these methods as its operations."""
 
     node_input: type[StrictSerializer] = NodeInput
 
-    def read_node(self) -> Response:
-        """Return the resource, with an ETag."""
+    def read(self, request: Request) -> Response:
+        """Read the organization, project or environment."""
         node = self.scope.node
-        return etag_response(self.request, node_document(node), str(node.rev))
+        return etag_response(request, node_document(node), str(node.rev))
 
-    def replace_node(self) -> Response:
-        """Replace the resource. With If-Match, only if its ETag still matches."""
+    def replace(self, request: Request) -> Response:
+        """Replace the organization, project or environment. With If-Match, only if its ETag still matches."""
         node = self.scope.node
-        expected = node.rev if "If-Match" in self.request.headers else None
-        return self._change(_without_read_only(self.request.data, node_document(node)), expected_rev=expected)
+        expected = node.rev if "If-Match" in request.headers else None
+        return self._change(_without_read_only(request.data, node_document(node)), expected_rev=expected)
 
-    def patch_node(self) -> Response:
-        """Change the resource by a JSON Merge Patch (RFC 7396).
+    def merge(self, request: Request) -> Response:
+        """Change the organization, project or environment by a JSON Merge Patch (RFC 7396).
 
-        Without If-Match, the patch is merged again if another user changed the resource meanwhile.
+        Without If-Match, the patch is merged again if another user changed it meanwhile.
         """
-        patch = self.request.data
+        patch = request.data
         if not isinstance(patch, dict):
             raise BadRequest("An object is expected.", code="invalid_input")
         while True:
@@ -139,13 +137,17 @@ class _NodeView(ScopedView):
             try:
                 return self._change(wanted, expected_rev=self.scope.node.rev)
             except PreconditionFailed:
-                if "If-Match" in self.request.headers:
+                if "If-Match" in request.headers:
                     raise
             self.scope = resolve(self.scope.organization_id, self.scope.project_id, self.scope.environment_id)
 
-    def delete_node(self) -> Response:
-        """Delete the resource and everything below it: 204, or 202 if the deletion continues in the background."""
-        check_if_match(self.request, self.scope.node.rev)
+    def remove(self, request: Request) -> Response:
+        """Delete the organization, project or environment and everything below it.
+
+        204 when everything is deleted, 202 when the deletion continues in the background. With deployments in progress
+        below it, 409 `deletion_blocked` unless `force=true`.
+        """
+        check_if_match(request, self.scope.node.rev)
         deleted = services.delete_node(actor=self.principal.ref, scope=self.scope, force=self.query["force"])
         return no_content_response() if deleted else Response({"status": "deleting"}, status=202)
 
@@ -176,55 +178,35 @@ class OrganizationsView(ApiView):
         return etag_response(request, node_document(node), str(node.rev), status=201)
 
 
+_NODE_CHANGE: dict[str, Any] = {
+    "body": NodeInput,
+    "parses_body": False,
+    "answer": NodeDocument,
+    "errors": ("slug_taken",),
+}
+_ENVIRONMENT_CHANGE: dict[str, Any] = {
+    "body": EnvironmentInput,
+    "parses_body": False,
+    "answer": EnvironmentDocument,
+    "errors": ("posture_fixed", *_NEW_ENVIRONMENT_ERRORS),
+}
+_DELETION: dict[str, Any] = {
+    "parameters": {"force": BOOLEAN},
+    "answer": DeletingDocument,
+    "status": (204, 202),
+    "errors": ("deletion_blocked",),
+}
+
+
 class OrganizationView(_NodeView):
     """One organization."""
 
     level = "organization"
 
-    @operation(Permission.VIEW_ORG_SUMMARY, answer=NodeDocument)
-    def get(self, request: Request) -> Response:
-        """Read an organization."""
-        return self.read_node()
-
-    @operation(
-        Permission.MANAGE_ORG_MEMBERSHIPS,
-        body=NodeInput,
-        parses_body=False,
-        answer=NodeDocument,
-        errors=("slug_taken",),
-    )
-    def put(self, request: Request) -> Response:
-        """Replace an organization. With If-Match, only if its ETag still matches."""
-        return self.replace_node()
-
-    @operation(
-        Permission.MANAGE_ORG_MEMBERSHIPS,
-        body=NodeInput,
-        parses_body=False,
-        answer=NodeDocument,
-        errors=("slug_taken",),
-    )
-    def patch(self, request: Request) -> Response:
-        """Change an organization by a JSON Merge Patch (RFC 7396).
-
-        Without If-Match, the patch is merged again if another user changed the organization meanwhile.
-        """
-        return self.patch_node()
-
-    @operation(
-        Permission.MANAGE_ORG_MEMBERSHIPS,
-        parameters=_FORCE,
-        answer=DeletingDocument,
-        status=(204, 202),
-        errors=("deletion_blocked",),
-    )
-    def delete(self, request: Request) -> Response:
-        """Delete an organization and everything below it.
-
-        204 when everything is deleted, 202 when the deletion continues in the background. With deployments in progress
-        below it, 409 `deletion_blocked` unless `force=true`.
-        """
-        return self.delete_node()
+    get = operation(Permission.VIEW_ORG_SUMMARY, answer=NodeDocument)(_NodeView.read)
+    put = operation(Permission.MANAGE_ORG_MEMBERSHIPS, **_NODE_CHANGE)(_NodeView.replace)
+    patch = operation(Permission.MANAGE_ORG_MEMBERSHIPS, **_NODE_CHANGE)(_NodeView.merge)
+    delete = operation(Permission.MANAGE_ORG_MEMBERSHIPS, **_DELETION)(_NodeView.remove)
 
 
 class ProjectsView(ScopedView):
@@ -250,42 +232,10 @@ class ProjectView(_NodeView):
 
     level = "project"
 
-    @operation(Permission.VIEW_PROJECT, answer=NodeDocument)
-    def get(self, request: Request) -> Response:
-        """Read a project."""
-        return self.read_node()
-
-    @operation(
-        Permission.MANAGE_PROJECT, body=NodeInput, parses_body=False, answer=NodeDocument, errors=("slug_taken",)
-    )
-    def put(self, request: Request) -> Response:
-        """Replace a project. With If-Match, only if its ETag still matches."""
-        return self.replace_node()
-
-    @operation(
-        Permission.MANAGE_PROJECT, body=NodeInput, parses_body=False, answer=NodeDocument, errors=("slug_taken",)
-    )
-    def patch(self, request: Request) -> Response:
-        """Change a project by a JSON Merge Patch (RFC 7396).
-
-        Without If-Match, the patch is merged again if another user changed the project meanwhile.
-        """
-        return self.patch_node()
-
-    @operation(
-        Permission.MANAGE_PROJECT,
-        parameters=_FORCE,
-        answer=DeletingDocument,
-        status=(204, 202),
-        errors=("deletion_blocked",),
-    )
-    def delete(self, request: Request) -> Response:
-        """Delete a project and everything below it.
-
-        204 when everything is deleted, 202 when the deletion continues in the background. With deployments in progress
-        below it, 409 `deletion_blocked` unless `force=true`.
-        """
-        return self.delete_node()
+    get = operation(Permission.VIEW_PROJECT, answer=NodeDocument)(_NodeView.read)
+    put = operation(Permission.MANAGE_PROJECT, **_NODE_CHANGE)(_NodeView.replace)
+    patch = operation(Permission.MANAGE_PROJECT, **_NODE_CHANGE)(_NodeView.merge)
+    delete = operation(Permission.MANAGE_PROJECT, **_DELETION)(_NodeView.remove)
 
 
 class EnvironmentsView(ScopedView):
@@ -320,47 +270,7 @@ class EnvironmentView(_NodeView):
     level = "environment"
     node_input = EnvironmentInput
 
-    @operation(Permission.VIEW_ENVIRONMENT, answer=EnvironmentDocument)
-    def get(self, request: Request) -> Response:
-        """Read an environment."""
-        return self.read_node()
-
-    @operation(
-        Permission.MANAGE_ENVIRONMENT,
-        body=EnvironmentInput,
-        parses_body=False,
-        answer=EnvironmentDocument,
-        errors=_ENVIRONMENT_ERRORS,
-    )
-    def put(self, request: Request) -> Response:
-        """Replace an environment. With If-Match, only if its ETag still matches."""
-        return self.replace_node()
-
-    @operation(
-        Permission.MANAGE_ENVIRONMENT,
-        body=EnvironmentInput,
-        parses_body=False,
-        answer=EnvironmentDocument,
-        errors=_ENVIRONMENT_ERRORS,
-    )
-    def patch(self, request: Request) -> Response:
-        """Change an environment by a JSON Merge Patch (RFC 7396).
-
-        Without If-Match, the patch is merged again if another user changed the environment meanwhile.
-        """
-        return self.patch_node()
-
-    @operation(
-        Permission.MANAGE_ENVIRONMENT,
-        parameters=_FORCE,
-        answer=DeletingDocument,
-        status=(204, 202),
-        errors=("deletion_blocked",),
-    )
-    def delete(self, request: Request) -> Response:
-        """Delete an environment and everything below it.
-
-        204 when everything is deleted, 202 when the deletion continues in the background. With deployments in progress
-        below it, 409 `deletion_blocked` unless `force=true`.
-        """
-        return self.delete_node()
+    get = operation(Permission.VIEW_ENVIRONMENT, answer=EnvironmentDocument)(_NodeView.read)
+    put = operation(Permission.MANAGE_ENVIRONMENT, **_ENVIRONMENT_CHANGE)(_NodeView.replace)
+    patch = operation(Permission.MANAGE_ENVIRONMENT, **_ENVIRONMENT_CHANGE)(_NodeView.merge)
+    delete = operation(Permission.MANAGE_ENVIRONMENT, **_DELETION)(_NodeView.remove)

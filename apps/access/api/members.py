@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from django.conf import settings
 from rest_framework.request import Request
@@ -66,15 +66,17 @@ def member_of(scope: Scope, member_id: uuid.UUID) -> Membership:
     return row
 
 
-INVITATION_ERRORS, MEMBER_ERRORS = ("member_exists",), ("last_org_admin", "member_exists")
+MEMBER_ERRORS = ("last_org_admin", "member_exists")
 FILTERS = {"status": status_filter(MemberStatus.values), "q": text_filter("email")}
 
 
 class _MembersView(ScopedView):
-    def list_members(self) -> Response:
+    def members(self, request: Request) -> Response:
+        """List the members and pending invitations of the organization or project."""
         return self.page(members_of(self.scope), member_document)
 
-    def invite_member(self) -> Response:
+    def invite(self, request: Request) -> Response:
+        """Invite a person by e-mail address. The invitation link is in this response only."""
         made = invite(actor=self.principal, scope=self.scope, **self.given)
         link = f"{settings.BYTEOR_UI_BASE_URL}/auth/invitations/{made.token.reveal()}"
         return Response({**member_document(made.membership), "invitation_url": link}, status=201)
@@ -84,25 +86,38 @@ class _MemberView(ScopedView):
     lookup = member_of
     found: Membership
 
-    def read_member(self) -> Response:
-        return etag_response(self.request, member_document(self.found), str(self.found.rev))
+    def read(self, request: Request) -> Response:
+        """Return a member or a pending invitation."""
+        return etag_response(request, member_document(self.found), str(self.found.rev))
 
-    def change_member(self) -> Response:
-        check_if_match(self.request, self.found.rev)
-        expected = self.found.rev if "If-Match" in self.request.headers else None
+    def change_role(self, request: Request) -> Response:
+        """Change the role of a member."""
+        check_if_match(request, self.found.rev)
         changed = change_role(
             actor=self.principal,
             scope=self.scope,
             member_id=self.found.pk,
             role=self.given["role"],
-            expected_rev=expected,
+            expected_rev=self.found.rev if "If-Match" in request.headers else None,
         )
-        return etag_response(self.request, member_document(changed), str(changed.rev))
+        return etag_response(request, member_document(changed), str(changed.rev))
 
-    def remove_member(self) -> Response:
-        check_if_match(self.request, self.found.rev)
+    def remove(self, request: Request) -> Response:
+        """Remove a member, or cancel an invitation."""
+        check_if_match(request, self.found.rev)
         remove_member(actor=self.principal, scope=self.scope, member_id=self.found.pk)
         return no_content_response()
+
+
+_LIST: dict[str, Any] = {"lists": MemberDocument, "filters": FILTERS}
+_INVITATION: dict[str, Any] = {
+    "body": InvitationInput,
+    "answer": InvitationDocument,
+    "status": 201,
+    "errors": ("member_exists",),
+}
+_ROLE_CHANGE: dict[str, Any] = {"body": RoleInput, "answer": MemberDocument, "errors": MEMBER_ERRORS}
+_REMOVAL: dict[str, Any] = {"status": 204, "errors": MEMBER_ERRORS}
 
 
 class OrganizationMembersView(_MembersView):
@@ -110,21 +125,8 @@ class OrganizationMembersView(_MembersView):
 
     level = "organization"
 
-    @operation(Permission.VIEW_ORG, lists=MemberDocument, filters=FILTERS)
-    def get(self, request: Request) -> Response:
-        """List the members and pending invitations of the organization."""
-        return self.list_members()
-
-    @operation(
-        Permission.MANAGE_ORG_MEMBERSHIPS,
-        body=InvitationInput,
-        answer=InvitationDocument,
-        status=201,
-        errors=INVITATION_ERRORS,
-    )
-    def post(self, request: Request) -> Response:
-        """Invite a person by e-mail address to the organization. The invitation link is in this response only."""
-        return self.invite_member()
+    get = operation(Permission.VIEW_ORG, **_LIST)(_MembersView.members)
+    post = operation(Permission.MANAGE_ORG_MEMBERSHIPS, **_INVITATION)(_MembersView.invite)
 
 
 class OrganizationMemberView(_MemberView):
@@ -132,20 +134,9 @@ class OrganizationMemberView(_MemberView):
 
     level = "organization"
 
-    @operation(Permission.VIEW_ORG, answer=MemberDocument)
-    def get(self, request: Request) -> Response:
-        """Return a member or a pending invitation of the organization."""
-        return self.read_member()
-
-    @operation(Permission.MANAGE_ORG_MEMBERSHIPS, body=RoleInput, answer=MemberDocument, errors=MEMBER_ERRORS)
-    def put(self, request: Request) -> Response:
-        """Change the role of a member of the organization."""
-        return self.change_member()
-
-    @operation(Permission.MANAGE_ORG_MEMBERSHIPS, status=204, errors=MEMBER_ERRORS)
-    def delete(self, request: Request) -> Response:
-        """Remove a member of the organization, or cancel an invitation."""
-        return self.remove_member()
+    get = operation(Permission.VIEW_ORG, answer=MemberDocument)(_MemberView.read)
+    put = operation(Permission.MANAGE_ORG_MEMBERSHIPS, **_ROLE_CHANGE)(_MemberView.change_role)
+    delete = operation(Permission.MANAGE_ORG_MEMBERSHIPS, **_REMOVAL)(_MemberView.remove)
 
 
 class ProjectMembersView(_MembersView):
@@ -153,17 +144,8 @@ class ProjectMembersView(_MembersView):
 
     level = "project"
 
-    @operation(Permission.VIEW_PROJECT, lists=MemberDocument, filters=FILTERS)
-    def get(self, request: Request) -> Response:
-        """List the members and pending invitations of the project."""
-        return self.list_members()
-
-    @operation(
-        Permission.MANAGE_PROJECT, body=InvitationInput, answer=InvitationDocument, status=201, errors=INVITATION_ERRORS
-    )
-    def post(self, request: Request) -> Response:
-        """Invite a person by e-mail address to the project. The invitation link is in this response only."""
-        return self.invite_member()
+    get = operation(Permission.VIEW_PROJECT, **_LIST)(_MembersView.members)
+    post = operation(Permission.MANAGE_PROJECT, **_INVITATION)(_MembersView.invite)
 
 
 class ProjectMemberView(_MemberView):
@@ -171,17 +153,6 @@ class ProjectMemberView(_MemberView):
 
     level = "project"
 
-    @operation(Permission.VIEW_PROJECT, answer=MemberDocument)
-    def get(self, request: Request) -> Response:
-        """Return a member or a pending invitation of the project."""
-        return self.read_member()
-
-    @operation(Permission.MANAGE_PROJECT, body=RoleInput, answer=MemberDocument, errors=MEMBER_ERRORS)
-    def put(self, request: Request) -> Response:
-        """Change the role of a member of the project."""
-        return self.change_member()
-
-    @operation(Permission.MANAGE_PROJECT, status=204, errors=MEMBER_ERRORS)
-    def delete(self, request: Request) -> Response:
-        """Remove a member of the project, or cancel an invitation."""
-        return self.remove_member()
+    get = operation(Permission.VIEW_PROJECT, answer=MemberDocument)(_MemberView.read)
+    put = operation(Permission.MANAGE_PROJECT, **_ROLE_CHANGE)(_MemberView.change_role)
+    delete = operation(Permission.MANAGE_PROJECT, **_REMOVAL)(_MemberView.remove)
