@@ -11,7 +11,7 @@ from django.db import models
 
 from apps.agents.models import Agent, AgentKey, AgentQuerySet, EnrollmentToken, Liveness
 from apps.core import clock
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.tenancy.scope import Scope
 
 
@@ -138,10 +138,7 @@ def warnings_about(agents: Iterable[Agent], now: dt.datetime) -> list[AgentWarni
 
 def get_agent(scope: Scope, agent_id: uuid.UUID) -> Agent:
     """Return an agent of the environment. Raises NotFound."""
-    agent = all_in(scope).filter(pk=agent_id).first()
-    if agent is None:
-        raise NotFound()
-    return agent
+    return require_row(all_in(scope), pk=agent_id)
 
 
 def enrollment_tokens(scope: Scope) -> models.QuerySet[EnrollmentToken]:
@@ -151,10 +148,7 @@ def enrollment_tokens(scope: Scope) -> models.QuerySet[EnrollmentToken]:
 
 def get_enrollment_token(scope: Scope, token_id: uuid.UUID) -> EnrollmentToken:
     """Return an enrollment token of the environment. Raises NotFound."""
-    token = enrollment_tokens(scope).filter(pk=token_id).first()
-    if token is None:
-        raise NotFound()
-    return token
+    return require_row(enrollment_tokens(scope), pk=token_id)
 
 
 def agents_note(scope: Scope) -> list[str]:

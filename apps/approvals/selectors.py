@@ -23,7 +23,7 @@ from apps.approvals.policy import weakeners
 from apps.approvals.registry import subject_of
 from apps.approvals.reviewers import Request, RoleHistories, approving_from
 from apps.core import clock
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import scope_of
 
@@ -166,15 +166,12 @@ def _depend_on_the_requester(
 
 def get_approval(scope: Scope, approval_id: uuid.UUID) -> Approval:
     """Return the approval of this environment. Raises NotFound."""
-    row = (
-        Approval.objects.select_related("environment__project__organization")
-        .filter(pk=approval_id, environment=scope.require_environment())
-        .first()
+    approval: Approval = require_row(
+        Approval.objects.select_related("environment__project__organization"),
+        pk=approval_id,
+        environment=scope.require_environment(),
     )
-    if row is None:
-        raise NotFound()
-    found: Approval = row
-    return found
+    return approval
 
 
 def effective_status(approval: Approval) -> str:

@@ -12,6 +12,7 @@ from django.db import InterfaceError, OperationalError, connection, connections,
 from django.db.backends.signals import connection_created
 
 from apps.core import context
+from apps.core.errors import NotFound
 
 atomic = transaction.atomic
 
@@ -152,6 +153,24 @@ def lock_row(rows: models.QuerySet[M]) -> M | None:
     row lock: transactions begin IMMEDIATE and there is one writer.
     """
     return _locking(rows).first()
+
+
+def require_row(rows: type[M] | models.QuerySet[M], **values: Any) -> M:
+    """Return the first row of `rows`, a model or a queryset, that has these values. Raises NotFound."""
+    row = _having(rows, values).first()
+    if row is None:
+        raise NotFound()
+    return row
+
+
+def require_locked(rows: type[M] | models.QuerySet[M], **values: Any) -> M:
+    """Lock and return the row of `require_row`, as `lock_row` does. Raises NotFound."""
+    return require_row(_locking(_having(rows, values)))
+
+
+def _having(rows: type[M] | models.QuerySet[M], values: dict[str, Any]) -> models.QuerySet[M]:
+    found = rows._default_manager.all() if isinstance(rows, type) else rows
+    return found.filter(**values)
 
 
 def lock_rows(rows: models.QuerySet[M]) -> list[M]:

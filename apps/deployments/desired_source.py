@@ -13,6 +13,7 @@ from apps.approvals.models import Approval
 from apps.blobs import services as blobs
 from apps.blobs.models import StoredBlob
 from apps.core.actors import ActorRef
+from apps.core.db import require_row
 from apps.core.errors import Conflict, NotFound, StorageUnavailable
 from apps.deployments import selectors, services
 from apps.deployments.models import Target
@@ -44,18 +45,13 @@ class DeploymentSource:
 
         Raises Conflict `not_wanted` for a target that a rollback settled before the bundle was delivered.
         """
-        target = (
-            Target.objects.select_related("deployment")
-            .filter(
-                deployment_id=deployment_id,
-                deployment__environment_id=agent.environment_id,
-                agent_id=agent.pk,
-                sequence__isnull=False,
-            )
-            .first()
+        target = require_row(
+            Target.objects.select_related("deployment"),
+            deployment_id=deployment_id,
+            deployment__environment_id=agent.environment_id,
+            agent_id=agent.pk,
+            sequence__isnull=False,
         )
-        if target is None:
-            raise NotFound()
         deployment = target.deployment
         if deployment.key_revoked_at is not None:
             raise Conflict("Its signing key was revoked.", code="signing_key_revoked")

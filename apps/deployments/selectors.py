@@ -13,7 +13,7 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
 
 from apps.agents.models import Agent
 from apps.agents.registry import Desired, RunningDetail
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.core.visibility import ScopedQuerySet
 from apps.deployments.desired import Assigned, desired_of
 from apps.deployments.models import (
@@ -144,10 +144,7 @@ def bundles(scope: Scope) -> ScopedQuerySet[ConfigBundle]:
 
 def get_bundle(scope: Scope, bundle_id: uuid.UUID) -> ConfigBundle:
     """One config bundle of the environment. NotFound otherwise."""
-    bundle = bundles(scope).filter(pk=bundle_id).first()
-    if bundle is None:
-        raise NotFound()
-    return bundle
+    return require_row(bundles(scope), pk=bundle_id)
 
 
 def deployments(scope: Scope) -> DeploymentQuerySet:
@@ -158,9 +155,7 @@ def deployments(scope: Scope) -> DeploymentQuerySet:
 
 def get_deployment(scope: Scope, deployment_id: uuid.UUID) -> Deployment:
     """One deployment of the environment. NotFound otherwise."""
-    deployment: Deployment | None = deployments(scope).filter(pk=deployment_id).first()
-    if deployment is None:
-        raise NotFound()
+    deployment: Deployment = require_row(deployments(scope), pk=deployment_id)
     return deployment
 
 

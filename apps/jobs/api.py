@@ -14,7 +14,7 @@ from apps.api.documents import document
 from apps.api.operations import operation
 from apps.api.parameters import choice_filter, status_filter
 from apps.api.serializers import EmptyInput
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.jobs.models import Job, JobStatus
 from apps.jobs.registry import handler_types
 from apps.jobs.services import retry_dead_letter
@@ -53,10 +53,7 @@ def job_document(job: Job) -> JobDocument:
 
 def job_of(scope: Scope, job_id: uuid.UUID) -> Job:
     """Return the job of the environment. Raises NotFound."""
-    row: Job | None = Job.objects.filter(pk=job_id, environment=scope.require_environment()).first()
-    if row is None:
-        raise NotFound()
-    return row
+    return require_row(Job, pk=job_id, environment=scope.require_environment())
 
 
 class OrganizationJobsView(ScopedView):

@@ -30,12 +30,13 @@ from redis.exceptions import RedisError
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row, reason
+from apps.core.db import reason
 from apps.core.errors import BadRequest, FieldError, NotFound, PreconditionFailed, TooManyRequests, Unavailable
 from apps.limits import overrides
 from apps.limits.models import RANGES, RateOverride
 from apps.tenancy.models import Environment, Organization
 from apps.tenancy.scope import Scope
+from apps.tenancy.selectors import lock_organization
 
 log = structlog.get_logger(__name__)
 
@@ -213,8 +214,7 @@ def _check_ranges(limits: Mapping[str, int | None]) -> None:
 
 def _locked_override(organization: Organization) -> RateOverride | None:
     """The override of an organization, which is locked. Raises NotFound when the organization is deleted."""
-    if lock_row(Organization.objects.filter(pk=organization.pk, deleted_at__isnull=True)) is None:
-        raise NotFound()
+    lock_organization(organization.pk)
     return RateOverride.objects.filter(organization=organization).first()
 
 

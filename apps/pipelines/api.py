@@ -18,7 +18,8 @@ from apps.api.etags import check_if_match, etag_response
 from apps.api.operations import operation
 from apps.api.parameters import ID, exact_filter, status_filter, text_filter
 from apps.api.serializers import EmptyInput, StrictCharField, StrictSerializer, UUIDField, validated_data
-from apps.core.errors import BadRequest, FieldError, NotFound
+from apps.core.db import require_row
+from apps.core.errors import BadRequest, FieldError
 from apps.pipelines import selectors, services
 from apps.pipelines.models import MAX_NAME, MAX_SPEC_CHARACTERS, DraftStatus, PipelineDraft, PipelineVersion
 from apps.runtime.spec import Compilation, as_dicts
@@ -365,18 +366,13 @@ class VersionCopyView(_VersionView):
 
         Raises NotFound when the caller may not see it, Forbidden when the caller may not operate it.
         """
-        environment = (
-            Environment.objects.select_related("project__organization")
-            .filter(
-                pk=environment_id,
-                deleted_at__isnull=True,
-                project__deleted_at__isnull=True,
-                project__organization__deleted_at__isnull=True,
-            )
-            .first()
+        environment = require_row(
+            Environment.objects.select_related("project__organization"),
+            pk=environment_id,
+            deleted_at__isnull=True,
+            project__deleted_at__isnull=True,
+            project__organization__deleted_at__isnull=True,
         )
-        if environment is None:
-            raise NotFound()
         scope = scope_of(environment)
         policy.require(self.principal, Permission.OPERATE_ENVIRONMENT, scope)
         return scope

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 
 from apps.access.principals import Principal
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.core.line_diff import DiffLine, line_diff
 from apps.core.visibility import ScopedQuerySet
 from apps.pipelines.models import PipelineDraft, PipelineVersion
@@ -21,10 +21,7 @@ def drafts(scope: Scope) -> ScopedQuerySet[PipelineDraft]:
 
 def get_draft(scope: Scope, draft_id: uuid.UUID) -> PipelineDraft:
     """One draft of the scope's environment. Raises NotFound."""
-    draft = drafts(scope).filter(pk=draft_id).first()
-    if draft is None:
-        raise NotFound()
-    return draft
+    return require_row(drafts(scope), pk=draft_id)
 
 
 def versions(scope: Scope) -> ScopedQuerySet[PipelineVersion]:
@@ -34,22 +31,16 @@ def versions(scope: Scope) -> ScopedQuerySet[PipelineVersion]:
 
 def get_version(scope: Scope, version_id: uuid.UUID) -> PipelineVersion:
     """One version of the scope's environment. Raises NotFound."""
-    version = versions(scope).filter(pk=version_id).first()
-    if version is None:
-        raise NotFound()
-    return version
+    return require_row(versions(scope), pk=version_id)
 
 
 def comparable_version(principal: Principal, scope: Scope, version_id: uuid.UUID) -> PipelineVersion:
     """A version of any environment of the scope's project that `principal` may see. Raises NotFound."""
-    version = (
-        PipelineVersion.objects.visible_to(principal)
-        .filter(pk=version_id, environment__project_id=scope.require_environment().project_id)
-        .first()
+    return require_row(
+        PipelineVersion.objects.visible_to(principal),
+        pk=version_id,
+        environment__project_id=scope.require_environment().project_id,
     )
-    if version is None:
-        raise NotFound()
-    return version
 
 
 def version_before(version: PipelineVersion) -> PipelineVersion | None:

@@ -11,9 +11,11 @@ from django.db.models import F, Max
 from apps.access.principals import Principal
 from apps.audit import services as audit
 from apps.core import clock
-from apps.core.errors import FieldError, NotFound, PreconditionFailed, Unprocessable
+from apps.core.db import require_row
+from apps.core.errors import FieldError, PreconditionFailed, Unprocessable
 from apps.jobs import services as jobs
 from apps.pipelines.models import DraftStatus, PipelineDraft, PipelineVersion
+from apps.pipelines.selectors import get_draft
 from apps.runtime.faults import fault_point
 from apps.runtime.spec import Compilation, as_dicts, compile_spec
 from apps.tenancy.models import Environment
@@ -77,9 +79,7 @@ def update_draft(
             capabilities=[],
             diagnostics=[],
         )
-        draft = rows.first()
-        if draft is None:
-            raise NotFound()
+        draft = require_row(rows)
         if not changed:
             raise PreconditionFailed("Another user edited this draft after you read it.")
         _queue_ingest(here, draft)
@@ -102,9 +102,7 @@ def delete_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID, expecte
         environment = lock_environment(scope.require_environment().pk)
         here = scope_of(environment)
         rows = PipelineDraft.objects.filter(pk=draft_id, environment=environment)
-        draft = rows.first()
-        if draft is None:
-            raise NotFound()
+        draft = require_row(rows)
         deleted, _ = rows.filter(rev=expected_rev).delete()
         if not deleted:
             raise PreconditionFailed("Another user edited this draft after you read it.")
@@ -144,13 +142,11 @@ def promote_draft(*, actor: Principal, scope: Scope, draft_id: uuid.UUID) -> Pro
     Returns the existing version when one has the same hash. The draft's stored status is not used. Raises NotFound, and
     Unprocessable `invalid_spec` with the diagnostics when the spec has errors.
     """
-    text = _spec_of(scope, draft_id)
+    text = get_draft(scope, draft_id).spec
     found = compile_spec(text)
     with transaction.atomic():
         environment = lock_environment(scope.require_environment().pk)
-        draft = PipelineDraft.objects.filter(pk=draft_id, environment=environment).first()
-        if draft is None:
-            raise NotFound()
+        draft = require_row(PipelineDraft, pk=draft_id, environment=environment)
         if draft.spec != text:
             found = compile_spec(draft.spec)
         if found.canonical is None or found.spec_hash is None or found.name is None or found.target is None:
@@ -189,11 +185,12 @@ def copy_version(*, actor: Principal, scope: Scope, version_id: uuid.UUID, to: S
         )
     with transaction.atomic():
         environment = lock_environment(to.require_environment().pk)
-        source = PipelineVersion.objects.filter(
-            pk=version_id, environment=scope.require_environment(), environment__deleted_at__isnull=True
-        ).first()
-        if source is None:
-            raise NotFound()
+        source = require_row(
+            PipelineVersion,
+            pk=version_id,
+            environment=scope.require_environment(),
+            environment__deleted_at__isnull=True,
+        )
         frozen = _store_version(
             PipelineVersion(
                 environment=environment,
@@ -210,17 +207,6 @@ def copy_version(*, actor: Principal, scope: Scope, version_id: uuid.UUID, to: S
         if frozen.created:
             _record_version(actor, environment, "version.copied", frozen.version)
     return frozen
-
-
-def _spec_of(scope: Scope, draft_id: uuid.UUID) -> str:
-    text = (
-        PipelineDraft.objects.filter(pk=draft_id, environment=scope.require_environment())
-        .values_list("spec", flat=True)
-        .first()
-    )
-    if text is None:
-        raise NotFound()
-    return text
 
 
 def _store_version(version: PipelineVersion) -> PromotionResult:

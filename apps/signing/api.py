@@ -13,7 +13,7 @@ from apps.api.documents import document
 from apps.api.operations import operation
 from apps.api.parameters import status_filter
 from apps.api.serializers import StrictCharField, StrictSerializer
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.runtime import trust
 from apps.signing.models import KeyStatus, SigningKey
 from apps.signing.services import REASON_LENGTH, retire, revoke, rotate, trusted
@@ -76,10 +76,7 @@ class SigningKeysView(ScopedView):
 
 def get_key(scope: Scope, kid: str) -> SigningKey:
     """Return the organization's key. Raises NotFound."""
-    key: SigningKey | None = SigningKey.objects.filter(organization=scope.organization, kid=kid).first()
-    if key is None:
-        raise NotFound()
-    return key
+    return require_row(SigningKey, organization=scope.organization, kid=kid)
 
 
 class _KeyView(ScopedView):

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import models
 
-from apps.core.db import lock_row, lock_rows
+from apps.core.db import lock_rows, require_locked
 from apps.core.errors import NotFound
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
@@ -74,20 +74,23 @@ def resolve(
     return scope_of(node)
 
 
+def lock_organization(organization_id: uuid.UUID) -> Organization:
+    """Lock and return an organization that is not deleted, until the transaction ends. Raises NotFound."""
+    return require_locked(Organization, pk=organization_id, deleted_at__isnull=True)
+
+
 def lock_environment(environment_id: uuid.UUID) -> Environment:
     """Lock and return an environment that is not deleted, until the transaction ends. Raises NotFound.
 
     Every write to an environment's objects takes this lock first, so that two writes are serialized.
     """
-    environment: Environment | None = lock_row(
-        Environment.objects.select_related("project__organization").filter(pk=environment_id, deleted_at__isnull=True)
+    environment: Environment = require_locked(
+        Environment.objects.alive().select_related("project__organization"), pk=environment_id
     )
-    if environment is None:
-        raise NotFound()
     return environment
 
 
 def lock_environments(organization_id: uuid.UUID) -> list[Environment]:
     """Lock and return every environment of the organization, in one order, for changes that affect all its deployments."""
-    living = Environment.objects.filter(project__organization_id=organization_id, deleted_at__isnull=True)
+    living = Environment.objects.alive().filter(project__organization_id=organization_id)
     return lock_rows(living.select_related("project__organization").order_by("pk"))

@@ -15,14 +15,14 @@ from django.db import IntegrityError, models, transaction
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row, lock_rows
-from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, PreconditionFailed
+from apps.core.db import lock_rows, require_locked
+from apps.core.errors import BadRequest, Conflict, FieldError, PreconditionFailed
 from apps.runtime.faults import fault_point
 from apps.tenancy import registry
 from apps.tenancy.models import SLUG, Environment, Organization, Posture, Project
 from apps.tenancy.registry import EnvironmentSettings
 from apps.tenancy.scope import Scope
-from apps.tenancy.selectors import lock_environments, scope_of
+from apps.tenancy.selectors import lock_environments, lock_organization, scope_of
 
 N = TypeVar("N", bound=Organization | Project | Environment)
 
@@ -146,9 +146,7 @@ def create_organization(*, actor: ActorRef, name: str, slug: str | None = None) 
 def create_project(*, actor: ActorRef, organization: Organization, name: str, slug: str | None = None) -> Project:
     """Create a project under `organization`. Raises as `create_organization`, and NotFound if the parent is deleted."""
     name = _checked_name(name)
-    parent = lock_row(Organization.objects.filter(pk=organization.pk, deleted_at__isnull=True))
-    if parent is None:
-        raise NotFound()
+    parent = lock_organization(organization.pk)
     siblings = Project.objects.filter(organization=parent, deleted_at__isnull=True)
     chosen = _checked_slug(slug) if slug is not None else _free_slug(siblings, name, Project.level)
     node = _insert(Project(organization=parent, name=name, slug=chosen))
@@ -225,9 +223,7 @@ def create_environment(
             code="invalid_input",
             errors=[FieldError("/posture", "invalid_choice", "Must be one of dev, staging, prod.")],
         )
-    parent = lock_row(Project.objects.select_related("organization").filter(pk=project.pk, deleted_at__isnull=True))
-    if parent is None:
-        raise NotFound()
+    parent = require_locked(Project.objects.select_related("organization"), pk=project.pk, deleted_at__isnull=True)
     siblings = Environment.objects.filter(project=parent, deleted_at__isnull=True)
     chosen = _checked_slug(slug) if slug is not None else _free_slug(siblings, name, Environment.level)
     wanted = EnvironmentSettings(
@@ -249,9 +245,7 @@ def _locked(node: N) -> N:
         rows = rows.select_related("organization")
     elif isinstance(node, Environment):
         rows = rows.select_related("project__organization")
-    fresh: N | None = lock_row(rows)
-    if fresh is None:
-        raise NotFound()
+    fresh: N = require_locked(rows)
     return fresh
 
 

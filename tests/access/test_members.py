@@ -304,18 +304,18 @@ def test_an_account_that_is_deactivated_while_it_joins_by_a_link_joins_nothing(t
 def test_an_invitation_without_its_link_that_ends_meanwhile_is_not_found(tenant, monkeypatch, meanwhile):
     open_link(tenant, "charlie@example.com")
     row, charlie = Membership.objects.get(email="charlie@example.com", status="invited"), tenant.people["charlie"]
-    lock = members._lock_organization
+    lock = members.lock_organization
 
-    def ended_first(scope):
+    def ended_first(organization_id):
         if meanwhile == "it is cancelled":
             Membership.objects.filter(pk=row.pk).delete()
         elif meanwhile == "the account is deactivated":
             User.objects.filter(pk=charlie.pk).update(is_active=False)
         else:
             Organization.objects.filter(pk=tenant.organization.pk).update(deleted_at=clock.now())
-        return lock(scope)
+        return lock(organization_id)
 
-    monkeypatch.setattr(members, "_lock_organization", ended_first)
+    monkeypatch.setattr(members, "lock_organization", ended_first)
     with pytest.raises(NotFound):
         members.join_without_link(user=charlie, membership_id=row.pk)
     assert not Membership.objects.filter(pk=row.pk, status="active").exists()

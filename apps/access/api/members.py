@@ -19,7 +19,7 @@ from apps.api.etags import check_if_match, etag_response
 from apps.api.operations import operation
 from apps.api.parameters import status_filter, text_filter
 from apps.api.serializers import StrictCharField, StrictSerializer
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.tenancy.scope import Scope
 
 
@@ -60,10 +60,7 @@ def member_document(row: Membership) -> MemberDocument:
 
 def member_of(scope: Scope, member_id: uuid.UUID) -> Membership:
     """Return a member of the organization or project. Raises NotFound."""
-    row = members_of(scope).filter(pk=member_id).first()
-    if row is None:
-        raise NotFound()
-    return row
+    return require_row(members_of(scope), pk=member_id)
 
 
 MEMBER_ERRORS = ("last_org_admin", "member_exists")

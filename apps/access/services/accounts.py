@@ -33,7 +33,7 @@ from apps.access.services.sign_in import end_sessions, person_ref
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import delete_in_chunks, lock_row, lock_rows
+from apps.core.db import delete_in_chunks, lock_row, lock_rows, require_locked
 from apps.core.errors import BadRequest, Conflict, FieldError, Forbidden, NotFound, Unauthenticated
 from apps.core.secrets import Secret
 from apps.tenancy.scope import Scope
@@ -234,9 +234,7 @@ def change_account_state(*, actor: Principal, user_id: uuid.UUID, active: bool) 
     organizations = lock_organizations_of(user_id)
     # lock every superuser in one order, so that two who deactivate each other leave one
     staff = lock_rows(User.objects.filter(is_superuser=True).order_by("pk"))
-    user = lock_row(User.objects.filter(pk=user_id))
-    if user is None:
-        raise NotFound()
+    user = require_locked(User, pk=user_id)
     if user.is_active == active:
         return user
     if not active and user.is_superuser and not any(each.is_active for each in staff if each.pk != user.pk):

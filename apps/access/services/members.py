@@ -23,13 +23,14 @@ from apps.access.services.sign_in import person_ref
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
-from apps.core.db import lock_row
+from apps.core.db import lock_row, require_locked, require_row
 from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, PreconditionFailed
 from apps.core.isolation import for_each
 from apps.core.secrets import Secret
 from apps.limits.services import check_invitation
 from apps.tenancy.models import Organization
 from apps.tenancy.scope import Scope
+from apps.tenancy.selectors import lock_organization
 
 DELETED_AT_ONCE = 10_000
 """Maximum number of expired invitations that one run deletes; the next run continues."""
@@ -56,12 +57,6 @@ def _checked_role(role: str, scope: Scope) -> Role:
     return Role(role)
 
 
-def _lock_organization(scope: Scope) -> None:
-    rows = Organization.objects.filter(pk=scope.organization_id, deleted_at__isnull=True)
-    if lock_row(rows) is None:
-        raise NotFound()
-
-
 def invite(*, actor: Principal, scope: Scope, email: str, role: str) -> Invitation:
     """Invite `email` with `role`. The result is the same for known and unknown addresses. Valid for 7 days and one use.
 
@@ -77,7 +72,7 @@ def invite(*, actor: Principal, scope: Scope, email: str, role: str) -> Invitati
 
 @transaction.atomic
 def _invite(*, actor: Principal, scope: Scope, address: str, chosen: Role) -> Invitation:
-    _lock_organization(scope)
+    lock_organization(scope.organization_id)
     token = secrets.token_urlsafe(32)
     row = members_of(scope).filter(email=address).first()
     if row is not None and row.status == MemberStatus.ACTIVE:
@@ -144,9 +139,8 @@ def _locked_invitation(token: str) -> OpenInvitation:
         raise NotFound()
     owner = User.objects.filter(email=found.membership.email).first() if found.mailed else None
     lock_organizations_of(owner.pk if owner is not None else None, found.membership.organization_id)
-    _lock_organization(_scope(found.membership))
-    if lock_row(Membership.objects.filter(pk=found.membership.pk)) is None:
-        raise NotFound()
+    lock_organization(found.membership.organization_id)
+    require_locked(Membership, pk=found.membership.pk)
     now_open = invitation_for(token)
     if now_open is None:
         raise NotFound()
@@ -232,9 +226,7 @@ def join(*, user: User, token: str) -> Membership:
     Raises NotFound if the link is not open, and Conflict `other_account`, `password_needed` or `address_not_proved`.
     """
     invitation = _locked_invitation(token)
-    fresh = lock_row(User.objects.filter(pk=user.pk, is_active=True))
-    if fresh is None:
-        raise NotFound()
+    fresh = require_locked(User, pk=user.pk, is_active=True)
     refusal = why_not_join(fresh, invitation)
     if refusal is not None:
         raise refusal
@@ -244,23 +236,15 @@ def join(*, user: User, token: str) -> Membership:
 @transaction.atomic
 def join_without_link(*, user: User, membership_id: uuid.UUID) -> Membership:
     """Accept one of `invitations_of`, as a signed-in user whose address is confirmed. Raises NotFound."""
-    found = invitations_of(user).filter(pk=membership_id).first()
-    if found is None:
-        raise NotFound()
-    _lock_organization(_scope(found))
-    fresh = lock_row(User.objects.filter(pk=user.pk, is_active=True))
-    row = invitations_of(fresh).filter(pk=membership_id).first() if fresh is not None else None
-    if fresh is None or row is None:
-        raise NotFound()
-    return _activate(row, fresh)
+    found = require_row(invitations_of(user), pk=membership_id)
+    lock_organization(found.organization_id)
+    fresh = require_locked(User, pk=user.pk, is_active=True)
+    return _activate(require_row(invitations_of(fresh), pk=membership_id), fresh)
 
 
 def _locked_member(scope: Scope, member_id: uuid.UUID) -> Membership:
-    _lock_organization(scope)
-    row = members_of(scope).filter(pk=member_id).first()
-    if row is None:
-        raise NotFound()
-    return row
+    lock_organization(scope.organization_id)
+    return require_row(members_of(scope), pk=member_id)
 
 
 def _keep_an_admin(scope: Scope, row: Membership) -> None:

@@ -15,8 +15,8 @@ from apps.access.services.grants import end_grant
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row, lock_rows
-from apps.core.errors import Forbidden, NotFound
+from apps.core.db import lock_rows, require_locked
+from apps.core.errors import Forbidden
 from apps.tenancy.models import Organization
 
 INVITATION_DAYS = 7
@@ -87,8 +87,6 @@ def prove_address(*, actor: Principal, user_id: uuid.UUID) -> User:
     if not actor.is_superuser:
         raise Forbidden("Only platform staff can do this.")
     organizations = lock_organizations_of(user_id)
-    user = lock_row(User.objects.filter(pk=user_id))
-    if user is None:
-        raise NotFound()
+    user = require_locked(User, pk=user_id)
     prove(actor=actor.ref, user=user, organizations=organizations, how="platform staff")
     return user

@@ -14,8 +14,8 @@ from apps.agents.services.directives import announce
 from apps.agents.services.keys import end_keys
 from apps.audit import services as audit
 from apps.core import clock
-from apps.core.db import lock_row
-from apps.core.errors import Conflict, NotFound
+from apps.core.db import require_locked
+from apps.core.errors import Conflict
 from apps.runtime.faults import fault_point
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environment
@@ -25,14 +25,11 @@ Relabel = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 def _locked(scope: Scope, agent_id: uuid.UUID) -> Agent:
-    agent = lock_row(
-        Agent.objects.select_related("environment__project__organization").filter(
-            pk=agent_id, environment=scope.require_environment()
-        )
+    return require_locked(
+        Agent.objects.select_related("environment__project__organization"),
+        pk=agent_id,
+        environment=scope.require_environment(),
     )
-    if agent is None:
-        raise NotFound()
-    return agent
 
 
 def update_agent(

@@ -10,7 +10,7 @@ from apps.access.policy import Allowed, Denied
 from apps.access.principals import Principal
 from apps.approvals.models import Approval, ApprovalStatus, Decision
 from apps.approvals.registry import subject_of
-from apps.approvals.selectors import NotYet, current_facts, may_approve, may_decide
+from apps.approvals.selectors import NotYet, current_facts, get_approval, may_approve, may_decide
 from apps.approvals.services.credentials import mint
 from apps.approvals.services.expiry_and_revocation import expire_outside
 from apps.approvals.services.quorum import facts_at_decision, grant
@@ -83,11 +83,7 @@ def decide(
     """
     if decision not in ("approve", "deny"):
         raise ValueError(decision)
-    reading = Approval.objects.select_related("environment__project__organization")
-    found = reading.filter(pk=approval_id, environment=scope.require_environment()).first()
-    if found is None:
-        raise NotFound()
-    _refuse_who_may_not(actor, found, decision)
+    _refuse_who_may_not(actor, get_approval(scope, approval_id), decision)
     try:
         with transaction.atomic():
             decided = _decide(actor, scope, approval_id, decision, comment.strip(), shown_digest)

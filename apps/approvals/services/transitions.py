@@ -8,8 +8,7 @@ from typing import Any
 from apps.approvals.models import Approval, ApprovalEvent
 from apps.audit import services as audit
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row
-from apps.core.errors import NotFound
+from apps.core.db import require_locked
 from apps.core.fsm import advance
 from apps.tenancy.models import Environment
 from apps.tenancy.selectors import scope_of
@@ -18,11 +17,8 @@ from apps.tenancy.selectors import scope_of
 def locked_approval(environment: Environment, approval_id: uuid.UUID) -> Approval:
     """Lock and return the approval; the environment is locked already. Raises NotFound if it belongs to another
     environment."""
-    row = lock_row(Approval.objects.filter(pk=approval_id, environment=environment))
-    if row is None:
-        raise NotFound()
-    row.environment = environment
-    approval: Approval = row
+    approval = require_locked(Approval, pk=approval_id, environment=environment)
+    approval.environment = environment
     return approval
 
 

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from apps.access.principals import Principal
 from apps.audit import services as audit
+from apps.core.db import require_row
 from apps.core.errors import Conflict, FieldError, NotFound, Unprocessable
 from apps.deployments.models import ConfigBundle
 from apps.pipelines import selectors as pipelines
@@ -84,9 +85,7 @@ def delete_bundle(*, actor: Principal, scope: Scope, bundle_id: uuid.UUID) -> No
         environment = lock_environment(scope.require_environment().pk)
         here = scope_of(environment)
         rows = ConfigBundle.objects.filter(pk=bundle_id, environment=environment)
-        bundle = rows.first()
-        if bundle is None:
-            raise NotFound()
+        bundle = require_row(rows)
         deleted, _ = rows.filter(used_at__isnull=True).delete()
         if not deleted:
             raise Conflict("A deployment uses this bundle, so it can't be deleted.", code="bundle_in_use")

@@ -10,7 +10,8 @@ from apps.agents import services as agents
 from apps.agents.models import Agent
 from apps.agents.registry import AgentReport, Desired
 from apps.core import clock
-from apps.core.errors import Conflict, NotFound
+from apps.core.db import require_row
+from apps.core.errors import Conflict
 from apps.deployments.desired import desired_of
 from apps.deployments.models import Confirmation, Deployment, Target, TargetStatus
 from apps.deployments.rules import ReportEffect, TargetState, effect_of
@@ -33,9 +34,7 @@ def record_report(*, agent: Agent, deployment_id: uuid.UUID, report: AgentReport
     with transaction.atomic():
         environment = lock_environment(agent.environment_id)
         deployment = locked_deployment(environment, deployment_id)
-        target = Target.objects.filter(deployment=deployment, agent_id=agent.pk, agent_gone_at__isnull=True).first()
-        if target is None:
-            raise NotFound()
+        target = require_row(Target, deployment=deployment, agent_id=agent.pk, agent_gone_at__isnull=True)
         wanted = desired_of(assignment_history(agent.pk))
         effect = effect_of(report, _reported_on(deployment, target), wanted)
         if effect.confirms:

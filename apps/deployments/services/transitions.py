@@ -9,7 +9,7 @@ from typing import Any
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
-from apps.core.errors import NotFound
+from apps.core.db import require_row
 from apps.core.fsm import Move, advance
 from apps.deployments.models import Deployment, DeploymentEvent, DeploymentStatus, PhaseEvent, PhaseMark
 from apps.tenancy.models import Environment
@@ -28,9 +28,7 @@ def locked_deployment(environment: Environment, deployment_id: uuid.UUID) -> Dep
 
     The environment's lock covers all rows below it: every writer takes it first.
     """
-    found: Deployment | None = Deployment.objects.filter(pk=deployment_id, environment=environment).first()
-    if found is None:
-        raise NotFound()
+    found = require_row(Deployment, pk=deployment_id, environment=environment)
     found.environment = environment
     return found
 

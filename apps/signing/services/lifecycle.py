@@ -15,8 +15,8 @@ from apps.access.principals import Principal
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row
-from apps.core.errors import Conflict, NotFound, StateConflict
+from apps.core.db import require_row
+from apps.core.errors import Conflict, StateConflict
 from apps.core.fsm import advance, allowed_from
 from apps.runtime import trust
 from apps.runtime.faults import fault_point
@@ -26,6 +26,7 @@ from apps.signing.services.key_use import key_set_version, opened, trusted
 from apps.signing.vault import seal
 from apps.tenancy.models import Organization
 from apps.tenancy.scope import Scope
+from apps.tenancy.selectors import lock_organization
 
 VERSION_ONE = 1
 REASON_LENGTH = 1000
@@ -55,7 +56,7 @@ def rotate(*, actor: Principal, scope: Scope, replacing: str | None = None, reas
     """
     require_person(actor)
     with transaction.atomic():
-        organization = _lock(scope)
+        organization = lock_organization(scope.organization_id)
         former = _active(organization)
         if replacing not in (None, former.kid):
             raise Conflict(
@@ -93,7 +94,7 @@ def retire(*, scope: Scope, kid: str) -> SigningKey:
     Raises NotFound, Conflict `last_active_key`, and StateConflict for a revoked key.
     """
     with transaction.atomic():
-        organization = _lock(scope)
+        organization = lock_organization(scope.organization_id)
         key = _key(organization, kid)
         if key.status == KeyStatus.RETIRED.value:
             return key
@@ -108,7 +109,7 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
     No effect on a revoked key. Raises NotFound and Conflict `last_active_key`.
     """
     with transaction.atomic():
-        organization = _lock(scope)
+        organization = lock_organization(scope.organization_id)
         key = _key(organization, kid)
         if key.status == KeyStatus.REVOKED.value:
             return key
@@ -140,23 +141,8 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
     return key
 
 
-def _lock(scope: Scope) -> Organization:
-    """Lock and return the organization, if it is not deleted, so that changes of its keys are serialized with each
-    other and with its deletion.
-    """
-    organization: Organization | None = lock_row(
-        Organization.objects.filter(pk=scope.organization_id, deleted_at__isnull=True)
-    )
-    if organization is None:
-        raise NotFound()
-    return organization
-
-
 def _key(organization: Organization, kid: str) -> SigningKey:
-    key: SigningKey | None = SigningKey.objects.filter(organization=organization, kid=kid).first()
-    if key is None:
-        raise NotFound()
-    return key
+    return require_row(SigningKey, organization=organization, kid=kid)
 
 
 def _active(organization: Organization) -> SigningKey:
