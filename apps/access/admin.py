@@ -56,6 +56,7 @@ class PersonAdmin(ScopedModelAdmin):
     list_display = ("email", "name", "is_active", "is_superuser", "last_login")
     search_fields = ("email", "name")
     fields = ("email", "name", "is_active", "is_superuser", "address_proved", "last_login", "created_at")
+    fixed_fields = ("email", "name", "is_superuser", "last_login", "created_at")
     form = PersonForm
     list_filter = ("is_active", "is_superuser")
     list_select_related = ()
@@ -65,13 +66,10 @@ class PersonAdmin(ScopedModelAdmin):
         return rows if principal.is_superuser else rows.none()
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return principal_of(request).is_superuser if self.admin_site.has_permission(request) else False
+        return self.admin_site.has_permission(request) and principal_of(request).is_superuser
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self.has_module_permission(request)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        return ["email", "name", "is_superuser", "last_login", "created_at"]
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Change activation and the confirmation of the address, through the services."""
@@ -119,6 +117,9 @@ class MembershipAdmin(ScopedModelAdmin):
     """Members of organizations and projects."""
 
     form = _MemberForm
+    fields = ("organization", "project", "email", "role")
+    fixed_fields = ("organization", "project", "email")
+    stored_fields = ("status",)
     list_display = ("email", "person", "role", "status_as_badge", "organization", "project")
     list_filter = ("role", "status")
     search_fields = ("email", "user__name")
@@ -143,10 +144,7 @@ class MembershipAdmin(ScopedModelAdmin):
         needed = Permission.MANAGE_PROJECT if scope.project else Permission.MANAGE_ORG_MEMBERSHIPS
         return self.allows(request, needed, scope)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        if not self.admin_site.has_permission(request):
-            return False
-        who = principal_of(request)
+    def may_add(self, who: Principal) -> bool:
         return may_on_some_organization(who, Permission.MANAGE_ORG_MEMBERSHIPS) or may_on_some_project(
             who, Permission.MANAGE_PROJECT
         )
@@ -154,21 +152,7 @@ class MembershipAdmin(ScopedModelAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is not None and self._manages(request, obj)
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return obj is not None and self._manages(request, obj)
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        names = ["organization", "project", "email", "role"]
-        if obj is None:
-            return names
-        return [*names, "status", *(["expected_rev"] if self.has_change_permission(request, obj) else [])]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        if obj is None:
-            return []
-        if self.has_change_permission(request, obj):
-            return ["organization", "project", "email", "status"]
-        return self.get_fields(request, obj)
+    has_delete_permission = has_change_permission
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         form = super().get_form(request, obj, change=change, **kwargs)

@@ -12,6 +12,7 @@ from django.utils.html import format_html_join
 from rest_framework.exceptions import ValidationError
 
 from apps.access.policy import require
+from apps.access.principals import Principal
 from apps.access.roles import Permission
 from apps.access.selectors import environments_where
 from apps.agents import reported_metrics
@@ -168,17 +169,13 @@ class EnrollmentTokenAdmin(ScopedModelAdmin):
     search_fields = ("name", "public_id")
     audit_kind = "enrollment_token"
     fields = ("environment", "name", "max_uses", "labels", "public_id", "uses", "expires_at", "revoked_at")
+    readonly_fields = ("public_id", "uses", "expires_at", "revoked_at")
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        if not self.admin_site.has_permission(request):
-            return False
-        return environments_where(principal_of(request), Permission.OPERATE_ENVIRONMENT).exists()
+    def may_add(self, who: Principal) -> bool:
+        return environments_where(who, Permission.OPERATE_ENVIRONMENT).exists()
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is not None and self.allows(request, Permission.OPERATE_ENVIRONMENT, self.scope_for_row(obj))
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        return ["public_id", "uses", "expires_at", "revoked_at"] if obj is None else self.get_fields(request, obj)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "environment":

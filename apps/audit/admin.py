@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
 
 from apps.audit.models import AuditEvent
 from apps.console.base.model_admin import ScopedModelAdmin
@@ -23,6 +22,3 @@ class AuditEventAdmin(ScopedModelAdmin):
 
     def scope_for_row(self, row: Any) -> Any:
         raise TypeError("an audit event belongs to no node")
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.admin_site.has_permission(request)

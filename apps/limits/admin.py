@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from apps.api.permissions import Permission, may_on_some_organization
+from apps.api.permissions import Permission, Principal, may_on_some_organization
 from apps.console.base.forms import RevisedForm
 from apps.console.base.model_admin import ScopedModelAdmin
 from apps.console.base.principal import principal_of
@@ -41,6 +41,8 @@ class RateOverrideAdmin(ScopedModelAdmin):
 
     form = _OverrideForm
     list_display = ("organization", *RANGES, "updated_at")
+    fields = ("organization", *RANGES)
+    fixed_fields = ("organization",)
     list_select_related = ("organization",)
     search_fields = ("organization__name", "organization__slug")
     audit_kind = "rate_override"
@@ -57,23 +59,14 @@ class RateOverrideAdmin(ScopedModelAdmin):
             and may_on_some_organization(principal_of(request), Permission.MANAGE_ORG_MEMBERSHIPS)
         )
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return self._is_staff(request)
+    def may_add(self, who: Principal) -> bool:
+        return who.is_superuser
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._is_staff(request)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is not None and self._is_staff(request)
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        revised = ["expected_rev"] if obj is not None and self.has_change_permission(request, obj) else []
-        return ["organization", *RANGES, *revised]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        if obj is None:
-            return []
-        return ["organization"] if self.has_change_permission(request, obj) else self.get_fields(request, obj)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "organization":

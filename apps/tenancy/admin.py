@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 
 from apps.api.permissions import (
     Permission,
+    Principal,
     can,
     may_on_some_organization,
     may_on_some_project,
@@ -71,8 +72,7 @@ class NodeAdmin(ScopedModelAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is not None and self.may_manage(request, obj)
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return obj is not None and self.may_manage(request, obj)
+    has_delete_permission = has_change_permission
 
 
 POLICY, RETENTION = "policy_", "retention_days_"
@@ -109,23 +109,7 @@ class _TreeAdmin(NodeAdmin):
     """Base of the three levels: form, list, creation and changes."""
 
     form = _NodeForm
-    parent = ""
-    """Name of the foreign key to the parent node."""
-    shown_fields: tuple[str, ...] = ("name", "slug")
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        above = [self.parent] if self.parent else []
-        if obj is None:
-            return [*above, *self.shown_fields]
-        revised = ["expected_rev"] if self.has_change_permission(request, obj) else []
-        return [*above, *self.shown_fields, "created_at", *revised]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        if obj is None:
-            return []
-        if self.has_change_permission(request, obj):
-            return [*([self.parent] if self.parent else []), "created_at"]
-        return self.get_fields(request, obj)
+    stored_fields = ("created_at",)
 
     def create(self, request: HttpRequest, data: Mapping[str, Any]) -> Any:
         """Create a node through its service, after checking the user's permission."""
@@ -155,11 +139,12 @@ class OrganizationAdmin(_TreeAdmin):
     """Tenants."""
 
     list_display = ("name", "slug", "created_at")
+    fields = ("name", "slug")
     list_select_related = ()
     permission = Permission.MANAGE_ORG_MEMBERSHIPS
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return self.admin_site.has_permission(request)
+    def may_add(self, who: Principal) -> bool:
+        return True
 
     def create(self, request: HttpRequest, data: Mapping[str, Any]) -> Organization:
         return services.create_organization(
@@ -173,12 +158,11 @@ class ProjectAdmin(_TreeAdmin):
 
     list_display = ("name", "slug", "organization", "created_at")
     list_select_related = ("organization",)
-    parent = "organization"
+    fields = ("organization", "name", "slug")
+    fixed_fields = ("organization",)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        if not self.admin_site.has_permission(request):
-            return False
-        return may_on_some_organization(principal_of(request), Permission.MANAGE_PROJECT)
+    def may_add(self, who: Principal) -> bool:
+        return may_on_some_organization(who, Permission.MANAGE_PROJECT)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "organization":
@@ -247,13 +231,11 @@ class EnvironmentAdmin(_TreeAdmin):
     list_display = ("name", "posture", "project", "created_at")
     list_filter = ("posture",)
     list_select_related = ("project__organization",)
-    parent = "project"
+    fixed_fields = ("project", "posture")
     permission = Permission.MANAGE_ENVIRONMENT
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        if not self.admin_site.has_permission(request):
-            return False
-        return may_on_some_project(principal_of(request), Permission.MANAGE_PROJECT)
+    def may_add(self, who: Principal) -> bool:
+        return may_on_some_project(who, Permission.MANAGE_PROJECT)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "project":
@@ -278,13 +260,6 @@ class EnvironmentAdmin(_TreeAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return [name for _, part in self.get_fieldsets(request, obj) for name in part["fields"]]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        if obj is None:
-            return []
-        if self.has_change_permission(request, obj):
-            return ["project", "posture", "created_at"]
-        return self.get_fields(request, obj)
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         fields: dict[str, Any] = {POLICY + f.name: _policy_form_field(f) for f in registry.known_policy_fields()}

@@ -20,7 +20,7 @@ from apps.access.policy import can
 from apps.access.principals import Principal
 from apps.access.roles import Permission
 from apps.audit import services as audit
-from apps.console.base.forms import DeletionForm, PathChoiceField, ServiceForm, path_of
+from apps.console.base.forms import DeletionForm, PathChoiceField, RevisedForm, ServiceForm, path_of
 from apps.console.base.principal import principal_of
 from apps.console.base.ui import REFUSED, UNCHANGED, add_error_message, format_json
 from apps.core.errors import ServiceError, Unprocessable
@@ -75,6 +75,10 @@ class ScopedModelAdmin(_ModelAdmin):
     list_select_related: ClassVar[tuple[str, ...]] = ("environment__project__organization",)
     """Foreign keys that are loaded with each row, in the list and on its page."""
     form = ServiceForm
+    stored_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that are shown of a stored row only, after `fields`, and never changed."""
+    fixed_fields: ClassVar[tuple[str, ...]] = ()
+    """Those of `fields` that are given when a row is added, and not changed later."""
     audit_kind = ""
     """Prefix of audit targets of this model (`agent` in `agent:<id>`); empty for the model's name."""
 
@@ -158,8 +162,12 @@ class ScopedModelAdmin(_ModelAdmin):
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self.admin_site.has_permission(request)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
+    def may_add(self, who: Principal) -> bool:
+        """Whether `who` may add a row somewhere."""
         return False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.admin_site.has_permission(request) and self.may_add(principal_of(request))
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -173,7 +181,11 @@ class ScopedModelAdmin(_ModelAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         if self.fields:
-            return list(self.fields)
+            stored = self.stored_fields if obj is not None else ()
+            revised = (
+                issubclass(self.form, RevisedForm) and obj is not None and self.has_change_permission(request, obj)
+            )
+            return [*self.fields, *stored, *(["expected_rev"] if revised else [])]
         hidden = set(self.exclude or ())
         names = []
         for field in self.model._meta.concrete_fields:
@@ -183,8 +195,10 @@ class ScopedModelAdmin(_ModelAdmin):
         return names
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        if self.has_change_permission(request, obj) or (obj is None and self.has_add_permission(request)):
-            return list(super().get_readonly_fields(request, obj))
+        if obj is None and self.has_add_permission(request):
+            return list(self.readonly_fields)
+        if self.has_change_permission(request, obj):
+            return [*self.fixed_fields, *self.stored_fields]
         return self.get_fields(request, obj)
 
     def __getattr__(self, name: str) -> Any:
@@ -279,10 +293,8 @@ class ScopedModelAdmin(_ModelAdmin):
         return response
 
     def _tab_title(self, row: Any, noun: str) -> str:
-        try:
-            place = path_of(self.scope_for_row(row).node)
-        except (AttributeError, TypeError):
-            place = ""
+        scope = self._scope_if_any(row)
+        place = path_of(scope.node) if scope is not None else ""
         return " · ".join(text for text in (str(row), place, noun, "ByteOr Cloud") if text)
 
     def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
@@ -317,7 +329,9 @@ class ScopedModelAdmin(_ModelAdmin):
         if not self.can_read_history(request, row):
             self._record_denial(request, "history", row)
             raise PermissionDenied
-        events = list(audit.events_about(self.audit_target(row), self._organization_id(row), most=MOST_EVENTS + 1))
+        scope = self._scope_if_any(row)
+        organization_id = scope.organization_id if scope is not None else None
+        events = list(audit.events_about(self.audit_target(row), organization_id, most=MOST_EVENTS + 1))
         context = {
             **self.admin_site.each_context(request),
             "title": f"History of {row}",
@@ -327,10 +341,6 @@ class ScopedModelAdmin(_ModelAdmin):
             "more": len(events) > MOST_EVENTS,
         }
         return TemplateResponse(request, "admin/object_history.html", context)
-
-    def _organization_id(self, row: Any) -> Any:
-        scope = self._scope_if_any(row)
-        return scope.organization_id if scope is not None else None
 
     def changelist_url(self) -> str:
         """URL of this model's list."""
@@ -364,11 +374,10 @@ class ScopedModelAdmin(_ModelAdmin):
         if not self.has_delete_permission(request, row):
             self._record_denial(request, "delete", row)
             raise PermissionDenied
-        form = DeletionForm(request.POST or None, slug=self.deletion_slug(row))
+        # an empty form that is sent does not confirm a deletion that requires the slug
+        form = DeletionForm(request.POST if request.method == "POST" else None, slug=self.deletion_slug(row))
         status, refusal, headers = 200, "", {}
-        if request.method == "POST":
-            # an empty form does not confirm a deletion that requires the slug
-            form = DeletionForm(request.POST, slug=self.deletion_slug(row))
+        if form.is_bound:
             if not form.is_valid():
                 status = Unprocessable.status
             else:
