@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +154,49 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.join(timeout=120)
     return results
+
+
+class Racer(threading.Thread):
+    """A call in a thread with its own connection to PostgreSQL. `result` is what it returned or raised."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self._pid = 0
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                self._pid = cursor.fetchone()[0]
+            self.result = self._call()
+        except BaseException as error:
+            self.result = error
+        finally:
+            connection.close()
+
+    def _waits(self) -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", [self._pid])
+            return bool(cursor.fetchone()[0])
+
+    def until_it_waits(self) -> bool:
+        """Block until the call waits for a lock, or has ended. Returns whether it waits."""
+        deadline = time.monotonic() + 30
+        while self.is_alive():
+            if self._pid and self._waits():
+                return True
+            assert time.monotonic() < deadline, "it neither waits nor ends"
+            time.sleep(0.01)
+        return False
+
+    def outcome(self) -> Any:
+        """What the call returned or raised, once it has ended."""
+        self.join(timeout=60)
+        assert not self.is_alive(), "it does not end"
+        return self.result
 
 
 def trigger_operations(*kinds: type[TriggerOperation]) -> list[TriggerOperation]:

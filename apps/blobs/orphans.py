@@ -14,6 +14,7 @@ from django.db import transaction
 from apps.blobs.models import FileSweep, StoredBlob, key_of
 from apps.blobs.store import store
 from apps.core import clock
+from apps.core.db import delete_in_chunks
 from apps.core.errors import NotFound
 from apps.core.isolation import for_each
 from apps.tenancy.selectors import lock_environment
@@ -30,7 +31,7 @@ def sweep_orphans(*, before: dt.datetime) -> int:
         "environment_id", "sha256"
     )  # left by a run that was killed
     deleted = for_each("orphan_files", [key_of(str(where), sha256) for where, sha256 in left], _sweep)
-    FileSweep.objects.filter(finished_at__lt=before).delete()
+    delete_in_chunks(FileSweep.objects.filter(finished_at__lt=before))
     old = (key for key, written in store().listing() if written < before)
     while keys := list(itertools.islice(old, CHUNK)):
         deleted += for_each("orphan_files", _unnamed(keys), _sweep)

@@ -14,6 +14,8 @@ from django.db.backends.signals import connection_created
 from apps.core import context
 from apps.core.errors import NotFound
 
+M = TypeVar("M", bound=models.Model)
+
 atomic = transaction.atomic
 
 
@@ -69,11 +71,26 @@ _CHUNK = 2000
 
 def delete_in_chunks(rows: models.QuerySet[Any]) -> int:
     """Delete `rows` in transactions of at most 2,000. Returns the number of deleted rows, cascades included. Safe to
-    interrupt."""
+    interrupt.
+
+    It waits for no row lock, so it can't deadlock with a transaction that changes some of the rows in another order: a
+    row that another transaction holds is left to the next call.
+    """
     deleted = 0
     while ids := list(rows.values_list("pk", flat=True)[:_CHUNK]):
-        deleted += rows.model._default_manager.filter(pk__in=ids).delete()[0]
+        with transaction.atomic():
+            free = list(_free(rows.filter(pk__in=ids)).values_list("pk", flat=True))
+            deleted += rows.model._default_manager.filter(pk__in=free).delete()[0]
+        if not free:
+            break
     return deleted
+
+
+def _free(rows: models.QuerySet[M]) -> models.QuerySet[M]:
+    """Lock those of `rows` that no other transaction holds, for deletion."""
+    if connection.features.has_select_for_update_skip_locked:
+        return rows.select_for_update(of=("self",), skip_locked=True)
+    return rows
 
 
 STATEMENT_SECONDS = 10.0
@@ -141,9 +158,6 @@ def reason(error: BaseException) -> str:
     """Format `error` as one log line: its type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-M = TypeVar("M", bound=models.Model)
 
 
 def lock_row(rows: models.QuerySet[M]) -> M | None:

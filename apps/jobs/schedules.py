@@ -17,7 +17,7 @@ from django_q.models import Schedule
 
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_row
+from apps.core.db import delete_in_chunks, lock_row, lock_rows
 from apps.core.errors import NotFound
 from apps.core.isolation import for_each
 from apps.jobs.models import Job
@@ -73,7 +73,9 @@ def remove_schedules(scope: Scope) -> None:
     names = [_name(s.type, pk) for s in schedules("environment") for pk in environments.values_list("pk", flat=True)]
     if scope.level == "organization":
         names += [_name(s.type, scope.organization.pk) for s in schedules("organization")]
-    Schedule.objects.filter(name__in=names).delete()
+    # django-q2's scheduler locks those that are due in this order
+    rows = lock_rows(Schedule.objects.filter(name__in=names).order_by("next_run", "pk"))
+    Schedule.objects.filter(pk__in=[row.pk for row in rows]).delete()
 
 
 def complete_schedules() -> int:
@@ -86,8 +88,7 @@ def complete_schedules() -> int:
         for spec in schedules(level):
             missing = [node_id for node_id in ids if present.pop(_name(spec.type, node_id), None) is None]
             changed += for_each(CHORE, missing, partial(_add_missing, spec, model))
-    removed, _ = Schedule.objects.filter(pk__in=present.values()).delete()
-    return changed + int(removed)
+    return changed + delete_in_chunks(Schedule.objects.filter(pk__in=present.values()))
 
 
 def _add_missing(spec: ScheduleSpec, model: type[Node], node_id: uuid.UUID) -> int:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django_q.models import Schedule
 from django_q.scheduler import scheduler
 
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
+from apps.core.db import lock_row
 from apps.core.ids import new_id
 from apps.jobs import registry, runner, schedules
 from apps.jobs.broker import JobTableBroker
@@ -22,6 +23,7 @@ from apps.jobs.registry import JobRun
 from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
 from apps.tenancy.services import create_environment, create_organization, create_project, delete_node
+from tests.support import Racer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 EACH_ENVIRONMENT, EACH_ORGANIZATION = "test_each_environment", "test_each_organization"
@@ -130,6 +132,32 @@ def test_a_tombstone_removes_the_schedules_below_it(level: str) -> None:
         removed.add(f"{EACH_ORGANIZATION} {organization.pk}")
     delete_node(actor=SYSTEM_ACTOR, scope=scope, force=True)
     assert before - names() == removed
+
+
+@pytest.mark.skipif("not __import__('django').db.connection.features.has_select_for_update", reason="no row locks")
+def test_a_deletion_and_the_scheduler_do_not_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch, transactional_db: None
+) -> None:
+    """Both lock the schedules of several environments: in one order, or the database refuses one."""
+    organization, project, _ = tree()
+    for slug in ("two", "three"):
+        create_environment(actor=SYSTEM_ACTOR, project=project, name=slug, posture="dev")
+    rows = list(Schedule.objects.filter(name__startswith=EACH_ENVIRONMENT).order_by("pk").values_list("pk", flat=True))
+    Schedule.objects.update(next_run=clock.now() + dt.timedelta(days=1))
+    for minutes, pk in enumerate(rows, start=1):  # due in the order opposite to that in which they are stored
+        Schedule.objects.filter(pk=pk).update(next_run=clock.now() - dt.timedelta(minutes=minutes))
+    refused: list[str] = []
+    monkeypatch.setattr("django_q.scheduler.logger.exception", refused.append)
+    with transaction.atomic():
+        assert lock_row(Schedule.objects.filter(pk=rows[1])) is not None  # both come as far as this row
+        queueing = Racer(lambda: scheduler(broker=JobTableBroker()))
+        queueing.until_it_waits()
+        deletion = Racer(lambda: delete_node(actor=SYSTEM_ACTOR, scope=Scope(organization, project), force=True))
+        deletion.until_it_waits()
+    assert queueing.outcome() is None
+    assert isinstance(deletion.outcome(), bool), deletion.outcome()
+    assert refused == []
+    assert not Schedule.objects.filter(pk__in=rows).exists()
 
 
 def test_a_schedule_that_outlived_its_node_queues_nothing() -> None:

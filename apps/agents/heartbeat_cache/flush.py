@@ -150,8 +150,14 @@ FROM unnest(%s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::int[], %s
 WHERE a.id = v.id AND (a.last_seen_at IS NULL OR a.last_seen_at < v.seen)
 """
 _USED = """
-UPDATE agents_agentkey AS k SET last_used_at = v.seen FROM unnest(%s::uuid[], %s::timestamptz[]) AS v (id, seen)
-WHERE k.id = v.id AND (k.last_used_at IS NULL OR k.last_used_at < v.seen - interval '50 seconds')
+UPDATE agents_agentkey AS k SET last_used_at = free.seen
+FROM (
+    SELECT used.id, v.seen FROM unnest(%s::uuid[], %s::timestamptz[]) AS v (id, seen)
+    JOIN agents_agentkey AS used ON used.id = v.id
+    WHERE used.last_used_at IS NULL OR used.last_used_at < v.seen - interval '50 seconds'
+    FOR NO KEY UPDATE OF used SKIP LOCKED
+) AS free
+WHERE k.id = free.id
 """
 
 
@@ -170,7 +176,7 @@ def _write_isolated(items: Sequence[tuple[uuid.UUID, _Seen]]) -> set[uuid.UUID]:
 
 
 def _write(items: Sequence[tuple[uuid.UUID, _Seen]]) -> set[uuid.UUID]:
-    """Write the rows that are not locked. It waits for no lock, so concurrent flushes can't deadlock."""
+    """Write the rows that are not locked. It waits for no lock, so it can't deadlock with another flush or the purge."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_FREE, [[pk for pk, _ in items]])
         free = {row[0] for row in cursor.fetchall()}
