@@ -8,9 +8,9 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.validators import ProhibitNullCharactersValidator
 from django.db.models import Count
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.text import Truncator
 
 from apps.approvals.models import Approval, ApprovalStatus, Decision
@@ -18,26 +18,19 @@ from apps.approvals.selectors import current_facts, effective_status
 from apps.approvals.services import decide, revoke
 from apps.console.approval_page import approval_page, deployment_of, title_of
 from apps.console.base.filters import SCOPE_FILTERS
-from apps.console.base.model_admin import ScopedModelAdmin
 from apps.console.base.principal import principal_of
 from apps.console.base.ui import status_badge
 from apps.console.changes import changes_of, names_of
 from apps.console.deployment_admin import DeploymentAdmin
 from apps.console.deployment_page import name_of
-from apps.console.live import live_answer
-from apps.core.errors import BadRequest, ServiceError, StateConflict
+from apps.console.live import LivePage
+from apps.console.live_admin import LivePageAdmin
+from apps.core.errors import BadRequest
 from apps.deployments.blocked import blockers_of
 from apps.deployments.models import Deployment, Target
 from apps.tenancy.selectors import scope_of
 
 __all__ = ["ApprovalAdmin", "DeploymentAdmin"]
-
-ALREADY = {
-    "approved": "It is already approved.",
-    "denied": "It was already denied.",
-    "expired": "It has expired.",
-    "revoked": "It was already withdrawn or stopped.",
-}
 
 
 class DecisionForm(forms.Form):
@@ -51,15 +44,22 @@ class DecisionForm(forms.Form):
 
 
 @admin.register(Approval)
-class ApprovalAdmin(ScopedModelAdmin):
+class ApprovalAdmin(LivePageAdmin):
     """Admin of approvals: the changes, and the decision on them."""
+
+    text_field = "comment"
+    already = {
+        "approved": "It is already approved.",
+        "denied": "It was already denied.",
+        "expired": "It has expired.",
+        "revoked": "It was already withdrawn or stopped.",
+    }
 
     list_display = (
         "what", "where", "state", "votes", "requested_by_name", "reason_begins", "agents", "created_at", "expires_at",
     )  # fmt: skip
     list_filter = ("status", *SCOPE_FILTERS)
     search_fields = ("requested_by_name", "reason", "environment__name", "environment__project__name")
-    ordering = ("-id",)
 
     def prepare_rows(self, rows: list[Any]) -> None:
         ids = [row.deployment_id for row in rows if row.deployment_id is not None]
@@ -104,17 +104,9 @@ class ApprovalAdmin(ScopedModelAdmin):
         return len(row.target_agent_ids)
 
     def get_urls(self) -> list[URLPattern]:
-        wrap = self.admin_site.admin_view
-        return [
-            path("<uuid:object_id>/state/", wrap(self.state_view), name="approvals_approval_state"),
-            path("<uuid:object_id>/compare/<str:base>/", wrap(self.compare_view), name="approvals_approval_compare"),
-            *super().get_urls(),
-        ]
-
-    def state_view(self, request: HttpRequest, object_id: Any) -> HttpResponse:
-        """Answer a poll of the live page with the cards that changed."""
-        approval = self.object_or_404(request, str(object_id))
-        return live_answer(request, approval_page(request, approval, principal_of(request), polled=True))
+        compare = self.admin_site.admin_view(self.compare_view)
+        name = "approvals_approval_compare"
+        return [path("<uuid:object_id>/compare/<str:base>/", compare, name=name), *super().get_urls()]
 
     def compare_view(self, request: HttpRequest, object_id: Any, base: str) -> HttpResponse:
         """Show the full comparison for the agents of one base."""
@@ -127,68 +119,37 @@ class ApprovalAdmin(ScopedModelAdmin):
         group = next((group for group in changes.groups if group.key == base), None)
         if group is None:
             raise Http404
-        context = {**self._context(request, approval, deployment), "group": group}
+        context = {**self.page_context(request, approval), "group": group}
         return TemplateResponse(request, "admin/approvals/approval/compare.html", context)
 
-    def _context(self, request: HttpRequest, approval: Approval, deployment: Deployment | None) -> dict[str, Any]:
-        return {
-            **self.admin_site.each_context(request),
-            "opts": self.model._meta,
-            "approval": approval,
-            "title": title_of(approval, deployment),
-            "where": f"{approval.environment.project.name} / {approval.environment.name}",
-        }
+    def page_of(self, request: HttpRequest, row: Any, *, text: str = "", polled: bool = False) -> LivePage:
+        return approval_page(request, row, principal_of(request), comment=text, polled=polled)
 
-    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
-        approval = self.object_or_404(request, object_id)
-        status, refusal, comment, headers = 200, None, "", {}
-        if request.method == "POST":
-            comment = request.POST.get("comment", "")[:2000]
-            try:
-                self._decide(request, approval)
-            except ServiceError as error:
-                status, refusal, headers = error.status, error, dict(error.headers)
-            else:
-                return HttpResponseRedirect(request.path)
-            approval = self.object_or_404(request, object_id)
-        page = approval_page(request, approval, principal_of(request), comment=comment)
-        state_url = reverse("admin:approvals_approval_state", args=[approval.pk])
-        query = request.GET.urlencode()
-        context = {
-            **self._context(request, approval, deployment_of(approval)),
-            "tab_title": page.title,
-            "page": page,
-            "refusal": refusal,
-            "live_url": f"{state_url}?{query}" if query else state_url,
-        }
-        return TemplateResponse(request, "admin/approvals/approval/page.html", context, status=status, headers=headers)
+    def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        title = title_of(row, deployment_of(row))
+        return {**super().page_context(request, row), "approval": row, "title": title}
 
-    def _decide(self, request: HttpRequest, approval: Approval) -> None:
-        who, scope = principal_of(request), scope_of(approval.environment)
+    def act(self, request: HttpRequest, row: Any) -> None:
+        who, scope = principal_of(request), scope_of(row.environment)
         form = DecisionForm(request.POST)
         if not form.is_valid():
             texts = " ".join(str(text) for texts in form.errors.values() for text in texts)
             raise BadRequest(texts, code="invalid_input")
         word, comment = form.cleaned_data["decision"], form.cleaned_data["comment"]
-        try:
-            if word == "revoke":
-                was = approval.status
-                revoke(actor=who, scope=scope, approval_id=approval.pk, comment=comment)
-                pending = was == ApprovalStatus.PENDING.value
-                messages.success(request, "You withdrew your request." if pending else "Stopped.")
-                return
-            decided = decide(
-                actor=who,
-                scope=scope,
-                approval_id=approval.pk,
-                decision=word,
-                comment=comment,
-                shown_digest=form.cleaned_data["shown_digest"],
-            )
-        except StateConflict as error:
-            # a second click, or a concurrent decision or action
-            error.detail = ALREADY.get(error.from_, error.detail)
-            raise
+        if word == "revoke":
+            was = row.status
+            revoke(actor=who, scope=scope, approval_id=row.pk, comment=comment)
+            pending = was == ApprovalStatus.PENDING.value
+            messages.success(request, "You withdrew your request." if pending else "Stopped.")
+            return
+        decided = decide(
+            actor=who,
+            scope=scope,
+            approval_id=row.pk,
+            decision=word,
+            comment=comment,
+            shown_digest=form.cleaned_data["shown_digest"],
+        )
         messages.success(request, _done(decided))
 
 

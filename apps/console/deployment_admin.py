@@ -7,19 +7,17 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.validators import ProhibitNullCharactersValidator
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest
 
 from apps.access.policy import require
 from apps.access.roles import Permission
 from apps.console.base.filters import SCOPE_FILTERS
-from apps.console.base.model_admin import ScopedModelAdmin
 from apps.console.base.principal import principal_of
 from apps.console.base.ui import status_badge
 from apps.console.deployment_page import live_page, name_of
-from apps.console.live import live_answer
-from apps.core.errors import ServiceError, StateConflict, Unprocessable
+from apps.console.live import LivePage
+from apps.console.live_admin import LivePageAdmin
+from apps.core.errors import Unprocessable
 from apps.deployments import services as deployments
 from apps.deployments.models import Deployment, DeploymentStatus, describe_counts
 from apps.deployments.selectors import needing_redeployment, overviews
@@ -27,12 +25,6 @@ from apps.tenancy.selectors import scope_of
 
 CANCEL, ROLL_BACK = "cancel", "rollback"
 DONE = {CANCEL: "Cancelled.", ROLL_BACK: "Rollback requested."}
-ALREADY = {
-    "denied": "It was already cancelled.",
-    "rolling_back": "It is already rolling back.",
-    "rolled_back": "It was already rolled back.",
-}
-REASON_LENGTH = 2000
 
 
 class ActionForm(forms.Form):
@@ -40,7 +32,7 @@ class ActionForm(forms.Form):
 
     action = forms.ChoiceField(choices=[(CANCEL, "cancel"), (ROLL_BACK, "roll back")])
     reason = forms.CharField(
-        required=False, max_length=REASON_LENGTH, strip=True, validators=[ProhibitNullCharactersValidator()]
+        required=False, max_length=LivePageAdmin.text_length, strip=True, validators=[ProhibitNullCharactersValidator()]
     )
 
 
@@ -58,13 +50,19 @@ class DeployAgain(admin.SimpleListFilter):
 
 
 @admin.register(Deployment)
-class DeploymentAdmin(ScopedModelAdmin):
+class DeploymentAdmin(LivePageAdmin):
     """Deployments, live."""
+
+    text_field = "reason"
+    already = {
+        "denied": "It was already cancelled.",
+        "rolling_back": "It is already rolling back.",
+        "rolled_back": "It was already rolled back.",
+    }
 
     list_display = ("what", "where", "state", "progress", "requested_by_name", "signed_by", "created_at")
     list_filter = ("status", *SCOPE_FILTERS, DeployAgain)
     search_fields = ("pipeline_name", "requested_by_name", "reason", "environment__name", "environment__project__name")
-    ordering = ("-id",)
 
     def prepare_rows(self, rows: list[Any]) -> None:
         found = overviews(rows)
@@ -96,50 +94,14 @@ class DeploymentAdmin(ScopedModelAdmin):
     def signed_by(self, row: Deployment) -> str:
         return status_badge("key revoked") if row.key_revoked_at is not None else row.signing_kid[:10] or "–"
 
-    def get_urls(self) -> list[URLPattern]:
-        wrap = self.admin_site.admin_view
-        return [
-            path("<uuid:object_id>/state/", wrap(self.state_view), name="deployments_deployment_state"),
-            *super().get_urls(),
-        ]
+    def page_of(self, request: HttpRequest, row: Any, *, text: str = "", polled: bool = False) -> LivePage:
+        return live_page(request, row, principal_of(request), reason=text)
 
-    def state_view(self, request: HttpRequest, object_id: Any) -> HttpResponse:
-        """Answer a poll of the live page with the cards that changed."""
-        deployment = self.object_or_404(request, str(object_id))
-        return live_answer(request, live_page(request, deployment, principal_of(request)))
+    def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return {**super().page_context(request, row), "deployment": row, "title": name_of(row)}
 
-    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
-        deployment = self.object_or_404(request, object_id)
-        status, refusal, reason, headers = 200, None, "", {}
-        if request.method == "POST":
-            reason = request.POST.get("reason", "")[:REASON_LENGTH]
-            try:
-                self._act(request, deployment)
-            except ServiceError as error:
-                status, refusal, headers = error.status, error, dict(error.headers)
-            else:
-                return HttpResponseRedirect(request.get_full_path())
-            deployment = self.object_or_404(request, object_id)
-        page = live_page(request, deployment, principal_of(request), reason=reason)
-        state_url = reverse("admin:deployments_deployment_state", args=[deployment.pk])
-        query = request.GET.urlencode()
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.model._meta,
-            "title": name_of(deployment),
-            "where": f"{deployment.environment.project.name} / {deployment.environment.name}",
-            "tab_title": page.title,
-            "deployment": deployment,
-            "page": page,
-            "refusal": refusal,
-            "live_url": f"{state_url}?{query}" if query else state_url,
-        }
-        return TemplateResponse(
-            request, "admin/deployments/deployment/page.html", context, status=status, headers=headers
-        )
-
-    def _act(self, request: HttpRequest, deployment: Deployment) -> None:
-        who, scope = principal_of(request), scope_of(deployment.environment)
+    def act(self, request: HttpRequest, row: Any) -> None:
+        who, scope = principal_of(request), scope_of(row.environment)
         require(who, Permission.OPERATE_ENVIRONMENT, scope)
         form = ActionForm(request.POST)
         if not form.is_valid():
@@ -148,10 +110,5 @@ class DeploymentAdmin(ScopedModelAdmin):
             )
         word, reason = form.cleaned_data["action"], form.cleaned_data["reason"]
         act = deployments.rollback if word == ROLL_BACK else deployments.cancel
-        try:
-            act(actor=who, scope=scope, deployment_id=deployment.pk, reason=reason)
-        except StateConflict as error:
-            # a second click, or a concurrent decision or action
-            error.detail = ALREADY.get(error.from_, error.detail)
-            raise
+        act(actor=who, scope=scope, deployment_id=row.pk, reason=reason)
         messages.success(request, DONE[word])
