@@ -201,6 +201,7 @@ class Membership(ScopedModel, TreeModel):
 M = TypeVar("M", bound=models.Model)
 
 _ROLE_COLUMNS = {
+    "role_id": "pk",
     "role_organization": "organization_id",
     "role_project": "project_id",
     "role_name": "role",
@@ -217,19 +218,22 @@ def with_roles(rows: models.QuerySet[M], to_user: str = "") -> models.QuerySet[M
     """
     path = f"{to_user}__memberships" if to_user else "memberships"
     columns = {name: models.F(f"{path}__{column}") for name, column in _ROLE_COLUMNS.items()}
-    repeated: models.QuerySet[M] = rows.annotate(**columns).order_by(f"{path}__pk")
+    repeated: models.QuerySet[M] = rows.annotate(**columns)
     return repeated
 
 
 def known_roles(rows: Iterable[Any]) -> list[RoleRow]:
-    """The roles in the result of `with_roles`, as `MembershipQuerySet.active_of` would find them for an active user."""
-    return [
-        (row.role_organization, row.role_project, row.role_name)
+    """The roles in the result of `with_roles`, oldest first, as `MembershipQuerySet.active_of` would find them for an active
+    user."""
+    active = [
+        row
         for row in rows
         if row.role_status == MemberStatus.ACTIVE
         and row.role_organization_deleted_at is None
         and row.role_project_deleted_at is None
     ]
+    active.sort(key=lambda row: row.role_id)
+    return [(row.role_organization, row.role_project, row.role_name) for row in active]
 
 
 class RoleGrant(TreeModel):

@@ -91,11 +91,13 @@ def same_hostname(agents: Iterable[Agent]) -> dict[uuid.UUID, list[Agent]]:
     Usually one of them is left from a host that was set up again.
     """
     named = [agent for agent in agents if agent.hostname]
+    if not named:
+        return {}
     rows = Agent.objects.enrolled().filter(
         environment__in={agent.environment_id for agent in named}, hostname__in={agent.hostname for agent in named}
     )
     by_name: dict[tuple[uuid.UUID, str], list[Agent]] = {}
-    for row in rows.only(*_IDENTITY).order_by("pk") if named else ():
+    for row in rows.only(*_IDENTITY).order_by("pk"):
         by_name.setdefault((row.environment_id, row.hostname), []).append(row)
     found = {a.pk: [o for o in by_name.get((a.environment_id, a.hostname), ()) if o.pk != a.pk] for a in named}
     return {pk: others for pk, others in found.items() if others}

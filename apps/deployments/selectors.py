@@ -49,15 +49,17 @@ _ASSIGNED = (
 )
 
 
-def _assigned_to(agent_id: uuid.UUID) -> QuerySet[Target, tuple[Any, ...]]:
-    rows = Target.objects.filter(agent_id=agent_id, sequence__isnull=False)
-    return rows.order_by("-sequence").values_list(*_ASSIGNED)
+_ASSIGNMENTS: QuerySet[Target, tuple[Any, ...]] = (
+    Target.objects.filter(sequence__isnull=False).order_by("-sequence").values_list(*_ASSIGNED)
+)
+"""Built once, because each heartbeat and poll makes this query."""
 
 
 def assignment_history(agent_id: uuid.UUID) -> Iterator[Assigned]:
     """Every assignment of the agent, highest sequence first, read in small batches."""
+    rows = _ASSIGNMENTS.filter(agent_id=agent_id)
     start = 0
-    while step := _assigned_to(agent_id)[start : start + WALK_STEP]:
+    while step := rows[start : start + WALK_STEP]:
         for row in step:
             yield Assigned(*row)
         if len(step) < WALK_STEP:

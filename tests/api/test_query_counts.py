@@ -157,16 +157,32 @@ def test_the_tree_itself_is_read_by_its_path_alone(tenant: Tenant, vera: Caller)
     assert queries(vera, tenant.path().rsplit("/environments", 1)[0]) == DETAIL - 1
 
 
-def test_an_agents_poll_reads_its_key_and_its_directive_only(tenant: Tenant) -> None:
+def make_host(tenant: Tenant) -> tuple[Agent, Caller]:
+    """An agent, and a caller with its key, which was used a moment ago."""
     agent = Agent.objects.create(environment=tenant.dev, name="host")
     minted, now = tokens.mint("agt"), clock.now()
     used = {"first_used_at": now, "last_used_at": now}
     AgentKey.objects.create(agent=agent, sha256=minted.sha256, public_id=minted.public_id, **used)
-    caller = Caller(minted.text.reveal())
+    return agent, Caller(minted.text.reveal())
+
+
+def test_an_agents_poll_reads_its_key_and_its_directive_only(tenant: Tenant) -> None:
+    agent, caller = make_host(tenant)
     poll = f"/agents/{agent.pk}/deployment?after=0&key_set_version=1"
     # the first one numbers its directive and opens the signing key
     assert caller.get(poll).status_code == 200
     assert queries(caller, poll) == 2
+
+
+def test_a_heartbeat_without_the_cache_reads_its_key_and_its_directive_and_writes_once(tenant: Tenant) -> None:
+    agent, caller = make_host(tenant)
+    heartbeat = {"status": "running", "version": "1.0", "running": None, "key_set_version": 1}
+    path = f"/agents/{agent.pk}/heartbeat"
+    # the first one is written as a change, numbers its directive and opens the signing key
+    assert caller.post(path, heartbeat).status_code == 200
+    with CaptureQueriesContext(connection) as captured:
+        assert caller.post(path, heartbeat).status_code == 200
+    assert [query["sql"].split()[0] for query in captured] == ["SELECT", "UPDATE", "SELECT"]
 
 
 def test_who_am_i_reads_the_token_with_its_person_and_their_roles(tenant: Tenant, vera: Caller) -> None:

@@ -5,9 +5,11 @@ Agent endpoints accept no other credential, and no other endpoint accepts these.
 
 from __future__ import annotations
 
+import functools
 import uuid
 
 from django.conf import settings
+from django.db.models import QuerySet
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
@@ -40,12 +42,35 @@ def bearer_of_family(request: Request, family: str) -> tokens.ParsedToken:
     return expect_family(text, family)
 
 
+_COLUMNS = (
+    *("sha256", "public_id", "first_used_at", "last_used_at", "expires_at"),
+    *("agent__name", "agent__environment_id", "agent__last_seen_at", "agent__healthy", "agent__health_detail"),
+    *("agent__running_deployment_id", "agent__running_bundle_sha256", "agent__running_sequence", "agent__start_id"),
+    *("agent__directive_seq", "agent__directive_content"),
+    *("agent__upgrade_asked_at", "agent__upgrade_allowed_version"),
+    *("agent__environment__project_id", "agent__environment__agent_upgrade_percent"),
+    "agent__environment__project__organization_id",
+)
+
+
+@functools.cache
+def keys_with_agents() -> QuerySet[AgentKey]:
+    """Working keys with their agents, environments and projects: the columns that the agents' endpoints use. Any other is
+    read when it is needed.
+
+    The query is built once, because each request of an agent makes it.
+    """
+    newest = signing.newest_version_of("agent__environment__project__organization_id")
+    keys = working_keys().select_related("agent__environment__project").only(*_COLUMNS)
+    return keys.annotate(key_set_version=newest)  # type: ignore[no-redef]  # the model names its type
+
+
 class AgentKeyAuthentication(BaseAuthentication):
     """Authenticate an agent by its runtime key (`byt_agt_`).
 
-    `request.auth` is the key, with its agent and the agent's environment, project and organization loaded; its
-    `key_set_version` is the version of the organization's key set, None without one. Raises Unauthenticated
-    `invalid_token`, `token_expired`, or as `bearer_of_family`.
+    `request.auth` is the key, with its agent, environment and project (`keys_with_agents`); its `key_set_version` is the
+    version of the organization's key set, None without one. Raises Unauthenticated `invalid_token`, `token_expired`, or as
+    `bearer_of_family`.
     """
 
     def authenticate(self, request: Request) -> tuple[Principal, AgentKey]:
@@ -61,9 +86,10 @@ class AgentKeyAuthentication(BaseAuthentication):
 
     def read_key(self, sha256: str) -> AgentKey | None:
         """The key of this digest, None if there is none that works."""
-        keys = working_keys().select_related("agent__environment__project__organization").defer("agent__metrics")
-        newest = signing.newest_version_of("agent__environment__project__organization_id")
-        return keys.annotate(key_set_version=newest).filter(sha256=sha256).first()  # type: ignore[no-redef]  # the model names its type
+        try:
+            return keys_with_agents().get(sha256=sha256)
+        except AgentKey.DoesNotExist:
+            return None
 
 
 class HeartbeatAuthentication(AgentKeyAuthentication):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 
 from django.db import OperationalError, transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from rest_framework.authentication import BaseAuthentication
@@ -44,13 +46,19 @@ def expect_family(text: str, *families: str) -> tokens.ParsedToken:
     return parsed
 
 
+@functools.cache
+def _tokens_with_roles() -> QuerySet[PersonalToken]:
+    """Built once, because each request by token makes this query."""
+    return with_roles(PersonalToken.objects.select_related("user"), "user")
+
+
 def principal_of_personal_token(text: str) -> Principal:
     """The principal of a `byt_pat_` token's owner.
 
     Raises Unauthenticated `malformed_token`, `wrong_credential`, `invalid_token` or `token_expired`.
     """
     parsed = expect_family(text, "pat")
-    rows = list(with_roles(PersonalToken.objects.select_related("user").filter(sha256=parsed.sha256), "user"))
+    rows = list(_tokens_with_roles().filter(sha256=parsed.sha256))
     row = rows[0] if rows else None
     if row is None or row.revoked_at is not None or not row.user.is_active:
         raise Unauthenticated("This token is not valid.", code="invalid_token")
