@@ -20,6 +20,7 @@ from apps.api.parameters import ID, exact_filter, status_filter, text_filter
 from apps.api.serializers import EmptyInput, StrictCharField, StrictSerializer, UUIDField, validated_data
 from apps.core.db import require_row
 from apps.core.errors import BadRequest, FieldError
+from apps.core.json_equality import equal_json
 from apps.pipelines import selectors, services
 from apps.pipelines.models import MAX_NAME, MAX_SPEC_CHARACTERS, DraftStatus, PipelineDraft, PipelineVersion
 from apps.runtime.spec import Compilation, as_dicts
@@ -219,7 +220,9 @@ class DraftView(_DraftView):
         errors = [
             FieldError(f"/{key}", "read_only", "This field can't be changed.")
             for key, value in data.items()
-            if key not in given and value != shown[key] and not (key in NOT_INGESTED and value == NOT_INGESTED[key])
+            if key not in given
+            and not equal_json(value, shown[key])
+            and not (key in NOT_INGESTED and equal_json(value, NOT_INGESTED[key]))
         ]
         if errors:
             raise BadRequest("The input is not valid.", code="invalid_input", errors=errors)

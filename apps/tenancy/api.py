@@ -16,6 +16,7 @@ from apps.api.parameters import BOOLEAN, exact_filter, text_filter
 from apps.api.permissions import Permission
 from apps.api.serializers import JSONObjectField, StrictCharField, StrictIntegerField, StrictSerializer, validated_data
 from apps.core.errors import BadRequest, FieldError, PreconditionFailed
+from apps.core.json_equality import equal_json
 from apps.tenancy import services
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.selectors import resolve
@@ -99,11 +100,24 @@ def _without_read_only(body: Any, present: Mapping[str, object]) -> Any:
     wrong = [
         FieldError(f"/{key}", "read_only", "This field can't be set.")
         for key in READ_ONLY
-        if key in body and body[key] != present.get(key)
+        if key in body and not equal_json(body[key], present.get(key))
     ]
     if wrong:
         raise BadRequest("A read-only field differs.", code="invalid_input", errors=wrong)
     return {key: value for key, value in body.items() if key not in READ_ONLY}
+
+
+def _patched(present: Mapping[str, object], patch: Mapping[str, object]) -> dict[str, object]:
+    """Return what a PUT would send to make the change of `patch`.
+
+    A node always has each of its members. So null for an object restores the defaults of all its members; for any other member
+    it is kept, for validation to refuse it.
+    """
+    merged = merge_patch(present, patch)
+    removed: dict[str, object] = {
+        name: {} if isinstance(present.get(name), dict) else None for name, value in patch.items() if value is None
+    }
+    return {name: value for name, value in {**merged, **removed}.items() if name not in READ_ONLY}
 
 
 class _NodeView(ScopedView):
@@ -132,8 +146,7 @@ class _NodeView(ScopedView):
             raise BadRequest("An object is expected.", code="invalid_input")
         while True:
             present = node_document(self.scope.node)
-            merged = merge_patch(present, _without_read_only(patch, present))
-            wanted = {k: v for k, v in merged.items() if k not in READ_ONLY}
+            wanted = _patched(present, _without_read_only(patch, present))
             try:
                 return self._change(wanted, expected_rev=self.scope.node.rev)
             except PreconditionFailed:

@@ -17,6 +17,7 @@ from apps.core import clock
 from apps.core.actors import ActorRef
 from apps.core.db import lock_rows, require_locked
 from apps.core.errors import BadRequest, Conflict, FieldError, PreconditionFailed
+from apps.core.json_equality import equal_json
 from apps.runtime.faults import fault_point
 from apps.tenancy import registry
 from apps.tenancy.models import SLUG, Environment, Organization, Posture, Project
@@ -163,6 +164,7 @@ def _complete(
 ) -> EnvironmentSettings:
     _check_limits(after)
     _check_retention(after.retention_days)
+    after = replace(after, retention_days={**DEFAULT_RETENTION_DAYS, **after.retention_days})
     for check in registry.settings_checks():
         after = check(actor=actor, scope=scope, before=before, after=after, explicit=explicit)
     return after
@@ -229,7 +231,7 @@ def create_environment(
     wanted = EnvironmentSettings(
         posture=posture,
         policy=dict(policy or {}),
-        retention_days={**DEFAULT_RETENTION_DAYS, **dict(retention_days or {})},
+        retention_days=dict(retention_days or {}),
         **limits,
     )
     explicit = frozenset(f"policy.{key}" for key in (policy or {}))
@@ -259,7 +261,8 @@ def settings_of(environment: Environment) -> EnvironmentSettings:
 def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **changes: Any) -> N:
     """Change a node's `name` and `slug`, and of an environment `policy`, `retention_days` and its `LIMITS`.
 
-    `changes` holds the new values; objects replace the stored ones as a whole. Nothing is written if nothing differs.
+    `changes` holds the new values; objects replace the stored ones as a whole, with defaults for what they leave out. Nothing is
+    written if nothing differs.
     Raises Conflict `slug_taken` or `posture_fixed`, and PreconditionFailed if `expected_rev` is not the stored
     revision.
     """
@@ -277,14 +280,14 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
         before = settings_of(fresh)
         keys = ("policy", "retention_days", *LIMITS)
         after = replace(before, **{key: wanted[key] for key in keys if key in wanted})
-        if after != before:
+        if not equal_json(asdict(after), asdict(before)):
             explicit = frozenset(
                 f"policy.{key}" for key, value in after.policy.items() if before.policy.get(key) != value
             )
             after = _complete(actor, scope_of(fresh), before, after, explicit)
         for key in keys:
             wanted[key] = getattr(after, key)
-    changed = {key: value for key, value in wanted.items() if getattr(fresh, key) != value}
+    changed = {key: value for key, value in wanted.items() if not equal_json(getattr(fresh, key), value)}
     if not changed:
         return fresh
     before_values = {key: getattr(fresh, key) for key in changed}

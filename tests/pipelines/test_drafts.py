@@ -154,14 +154,22 @@ def test_what_the_system_writes_changes_what_is_read_but_fails_no_edit(tenant: T
 
 
 def test_fields_that_are_not_for_people_are_taken_unchanged_and_refused_changed(tenant: Tenant, bob: Caller) -> None:
-    path = f"{tenant.path()}/drafts/{make_draft(bob, tenant).json()['id']}"
+    path = f"{tenant.path()}/drafts/{make_draft(bob, tenant, WRONG).json()['id']}"
     run_jobs()
     shown = bob.get(path).json()
     assert bob.put(path, {**shown, "name": "New"}, if_match="*").status_code == 200
-    for change in ({"status": "invalid"}, {"id": str(uuid.uuid4())}, {"spec_hash": "sha256:1"}, {"rev": 3}):
+    for change in ({"status": "valid"}, {"id": str(uuid.uuid4())}, {"spec_hash": "sha256:1"}, {"rev": 3}):
         answer = bob.put(path, {**bob.get(path).json(), **change}, if_match="*")
         assert answer.status_code == 400
         assert [item["pointer"] for item in answer.json()["errors"]] == [f"/{key}" for key in change]
+    run_jobs()
+    shown = bob.get(path).json()
+    first = shown["diagnostics"][0]
+    assert first["line"] == 1
+    for line in (True, 1.0):
+        diagnostics = [{**first, "line": line}, *shown["diagnostics"][1:]]
+        assert bob.put(path, {**shown, "diagnostics": diagnostics}, if_match="*").status_code == 400
+    assert bob.put(path, shown, if_match="*").status_code == 200
     assert bob.patch(path, {"status": "valid"}, if_match="*").status_code == 400
     assert bob.patch(path, {"name": None}, if_match="*").status_code == 400
     assert bob.put(path, {"name": "x"}, if_match="*").status_code == 400

@@ -91,6 +91,62 @@ def test_the_limits_of_an_environment_hold_at_the_api(tenant):
         assert alice.patch(tenant.path(), change).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("member", "name"),
+    [
+        ("policy", "require_comment_on_deny"),
+        ("policy", "required_approvals"),
+        ("policy", "approval_window_hours"),
+        ("retention_days", "snapshot"),
+        ("max_in_flight_deployments", None),
+        ("agent_upgrade_percent", None),
+        ("enrollments_per_minute", None),
+    ],
+)
+@pytest.mark.parametrize("method", ["patch", "put"])
+def test_a_value_of_another_type_that_python_takes_for_the_stored_one_is_refused(tenant, member, name, method):
+    """1, 1.0 and true are equal in Python."""
+    alice, path = tenant.caller("alice"), tenant.path()
+    limits = {**dict.fromkeys(services.LIMITS, 1), "retention_days": {"snapshot": 1}}
+    policy = {"required_approvals": 1, "approval_window_hours": 1}
+    assert alice.patch(path, {**limits, "policy": policy}).status_code == 200
+    before = alice.get(path).json()
+    stored = before[member] if name is None else before[member][name]
+    for value in {int: (True, 1.0), bool: (1, 1.0)}[type(stored)]:
+        assert value == stored
+        change = {member: value} if name is None else {member: {**before[member], name: value}}
+        answer = getattr(alice, method)(path, change if method == "patch" else {**before, **change})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input"), value
+        assert [e["pointer"] for e in answer.json()["errors"]] == ["/" + "/".join(filter(None, (member, name)))]
+        assert alice.get(path).json() == before
+    assert alice.put(path, before).json() == before
+
+
+def test_null_in_a_patch_restores_the_defaults_of_an_object_and_is_refused_for_any_other_member(tenant):
+    alice, path = tenant.caller("alice"), tenant.path(tenant.staging)
+    usual = alice.get(path).json()
+    changes = {"policy": {"approval_window_hours": 1, "credential_ttl_hours": 1}, "retention_days": {"snapshot": 1}}
+    for member, change in changes.items():
+        for undo in (None, dict.fromkeys(change)):
+            assert alice.patch(path, {member: change}).json()[member] == {**usual[member], **change}
+            assert alice.patch(path, {member: undo}).json()[member] == usual[member]
+    before = alice.get(path).json()
+    assert before["retention_days"] == services.DEFAULT_RETENTION_DAYS
+    for name, code in (
+        ("name", "null"),
+        ("slug", "null"),
+        ("posture", "null"),
+        ("max_in_flight_deployments", "null"),
+        ("agent_upgrade_percent", "null"),
+        ("enrollments_per_minute", "null"),
+        ("colour", "unknown_field"),
+    ):
+        answer = alice.patch(path, {name: None})
+        assert answer.status_code == 400, name
+        assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [(f"/{name}", code)]
+    assert alice.get(path).json() == before
+
+
 def test_a_slug_that_is_taken_is_refused_on_renaming_too(tenant):
     alice, org = tenant.caller("alice"), f"/orgs/{tenant.organization.pk}"
     assert alice.post(f"{org}/projects", {"name": "Other"}).status_code == 201
