@@ -11,7 +11,7 @@ from django.db import models
 
 from apps.agents.models import Agent, AgentKey, AgentQuerySet, EnrollmentToken, Liveness
 from apps.core import clock
-from apps.core.db import require_row
+from apps.core.db import in_chunks, require_row
 from apps.tenancy.scope import Scope
 
 
@@ -42,16 +42,19 @@ def unhealthy_agents(agent_ids: Iterable[uuid.UUID], deployment_id: uuid.UUID) -
     """Return those of `agent_ids` whose last heartbeat reported a problem, with the reason, unless it was about a
     deployment other than `deployment_id`.
     """
-    rows = Agent.objects.filter(pk__in=list(agent_ids), healthy=False).filter(
+    rows = Agent.objects.filter(healthy=False).filter(
         models.Q(running_deployment_id=deployment_id) | models.Q(running_deployment_id__isnull=True)
     )
-    return dict(rows.values_list("pk", "health_detail"))
+    found: dict[uuid.UUID, str] = {}
+    for chunk in in_chunks(agent_ids):
+        found |= rows.filter(pk__in=chunk).values_list("pk", "health_detail")
+    return found
 
 
 def offline_agents(agent_ids: Iterable[uuid.UUID], now: dt.datetime) -> list[uuid.UUID]:
     """Return those of `agent_ids` that sent heartbeats before and are offline at `now`."""
-    rows = Agent.objects.with_liveness(Liveness.OFFLINE, now).filter(pk__in=list(agent_ids), last_seen_at__isnull=False)
-    return list(rows.values_list("pk", flat=True))
+    rows = Agent.objects.with_liveness(Liveness.OFFLINE, now).filter(last_seen_at__isnull=False)
+    return [pk for chunk in in_chunks(agent_ids) for pk in rows.filter(pk__in=chunk).values_list("pk", flat=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +83,24 @@ _IDENTITY = (
 )
 
 
-def for_warnings(agent_ids: Iterable[uuid.UUID]) -> models.QuerySet[Agent]:
+def for_warnings(agent_ids: Iterable[uuid.UUID]) -> list[Agent]:
     """Return the enrolled agents of `agent_ids` by name, with only the columns for warnings."""
-    return Agent.objects.enrolled().filter(pk__in=list(agent_ids)).only(*_IDENTITY).order_by("name")
+    rows = Agent.objects.enrolled().only(*_IDENTITY)
+    found = [agent for chunk in in_chunks(agent_ids) for agent in rows.filter(pk__in=chunk)]
+    return sorted(found, key=lambda agent: agent.name)
 
 
 def same_hostname(agents: Iterable[Agent]) -> dict[uuid.UUID, list[Agent]]:
-    """Return for each of `agents` the other agents of its environment with the same host name, in one query.
+    """Return for each of `agents` the other agents of its environment with the same host name.
 
     Usually one of them is left from a host that was set up again.
     """
     named = [agent for agent in agents if agent.hostname]
-    if not named:
-        return {}
-    rows = Agent.objects.enrolled().filter(
-        environment__in={agent.environment_id for agent in named}, hostname__in={agent.hostname for agent in named}
-    )
+    rows = Agent.objects.enrolled().filter(environment__in={agent.environment_id for agent in named})
     by_name: dict[tuple[uuid.UUID, str], list[Agent]] = {}
-    for row in rows.only(*_IDENTITY).order_by("pk"):
-        by_name.setdefault((row.environment_id, row.hostname), []).append(row)
+    for hostnames in in_chunks({agent.hostname for agent in named}):
+        for row in rows.filter(hostname__in=hostnames).only(*_IDENTITY).order_by("pk"):
+            by_name.setdefault((row.environment_id, row.hostname), []).append(row)
     found = {a.pk: [o for o in by_name.get((a.environment_id, a.hostname), ()) if o.pk != a.pk] for a in named}
     return {pk: others for pk, others in found.items() if others}
 

@@ -229,7 +229,8 @@ def live_page(request: HttpRequest, deployment: Deployment, who: Principal, *, r
         "sentence": _sentence(deployment, approval, blockers),
         "replaced_by": replaced,
         "runs_now": environment.current_deployment_id == deployment.pk,
-        "needs_redeployment": deployment.key_revoked_at is not None and bool(running_deployments([deployment.pk])),
+        "needs_redeployment": deployment.key_revoked_at is not None
+        and running_deployments(Deployment.objects.filter(pk=deployment.pk)).exists(),
         "rollout": rollout,
         "table": agent_table(deployment, counts, request.GET),
         "history": history_of(deployment, overview),

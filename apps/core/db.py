@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from apps.core.errors import NotFound
 M = TypeVar("M", bound=models.Model)
 
 atomic = transaction.atomic
+V = TypeVar("V")
 
 
 def outside_transaction(call: Callable[[], object]) -> None:
@@ -64,6 +66,23 @@ def is_full(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+MOST_PARAMETERS = 10_000
+"""Values that a statement names at most. PostgreSQL takes 65,535 parameters in a statement, SQLite as few as 32,766."""
+
+
+def in_chunks(values: Iterable[V]) -> Iterator[list[V]]:
+    """Yield `values` in lists of at most `MOST_PARAMETERS`, for statements that name each."""
+    left = iter(values)
+    while chunk := list(itertools.islice(left, MOST_PARAMETERS)):
+        yield chunk
+
+
+def update_each(rows: models.QuerySet[Any], ids: Iterable[Any], **columns: object) -> None:
+    """Update those of `rows` whose primary keys are `ids`, any number of them."""
+    for chunk in in_chunks(ids):
+        rows.filter(pk__in=chunk).update(**columns)
 
 
 _CHUNK = 2000

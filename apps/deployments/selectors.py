@@ -198,26 +198,30 @@ def _with_total(of: Counter[str]) -> dict[str, int]:
     return {"total": sum(of.values()), **{s: of[s] for s in TargetStatus.values}}
 
 
-def running_deployments(deployment_ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
-    """The deployments of `deployment_ids` that an enrolled agent last confirmed to run."""
-    ids = list(deployment_ids)
-    if not ids:
-        return set()
-    rows = Confirmation.objects.filter(deployment_id__in=ids, agent_id__in=Agent.objects.enrolled().values("pk"))
-    return {pk for pk in rows.values_list("deployment_id", flat=True).distinct() if pk is not None}
+def _is_running() -> Exists:
+    """Condition for deployments that an enrolled agent last confirmed to run."""
+    enrolled = Agent.objects.enrolled().values("pk")
+    return Exists(Confirmation.objects.filter(deployment_id=OuterRef("pk"), agent_id__in=enrolled))
+
+
+def running_deployments(rows: DeploymentQuerySet) -> DeploymentQuerySet:
+    """Those of `rows` that an enrolled agent last confirmed to run."""
+    return rows.filter(_is_running())
 
 
 def needing_redeployment(rows: DeploymentQuerySet, wanted: bool) -> DeploymentQuerySet:
     """Filter `rows` by whether (or, not `wanted`, whether not) an agent runs them under a revoked key."""
-    run = Confirmation.objects.filter(deployment_id=OuterRef("pk"), agent_id__in=Agent.objects.enrolled().values("pk"))
-    marked = Q(Exists(run), key_revoked_at__isnull=False)
+    marked = Q(_is_running(), key_revoked_at__isnull=False)
     return rows.filter(marked if wanted else ~marked)
 
 
 def overviews(deployments: Iterable[Deployment]) -> dict[uuid.UUID, Overview]:
     """{deployment id: its overview}, in two queries, and one more if a signing key was revoked."""
     wanted = {deployment.pk: deployment for deployment in deployments}
-    stale = running_deployments(pk for pk, deployment in wanted.items() if deployment.key_revoked_at is not None)
+    revoked = [pk for pk, deployment in wanted.items() if deployment.key_revoked_at is not None]
+    stale: set[uuid.UUID] = set()
+    if revoked:
+        stale = set(running_deployments(Deployment.objects.filter(pk__in=revoked)).values_list("pk", flat=True))
     by_phase: dict[uuid.UUID, dict[int, Counter[str]]] = {pk: {} for pk in wanted}
     counted = Target.objects.filter(deployment_id__in=wanted).values_list("deployment_id", "phase", "status")
     for pk, phase, status, n in counted.annotate(n=Count("pk")):

@@ -15,6 +15,7 @@ from django.db.models.functions import Greatest
 from apps.agents.models import Agent
 from apps.agents.registry import Desired, desired_source
 from apps.core import clock, wake
+from apps.core.db import update_each
 from apps.core.errors import NotFound
 from apps.runtime import trust
 from apps.runtime.faults import fault_point
@@ -172,10 +173,12 @@ def announce_scope(scope: Scope) -> None:
 def note_assigned(agent_ids: Iterable[uuid.UUID], desired: Desired, *, sequence: int) -> None:
     """Record that `sequence` was assigned to these agents, and number their directives, in the caller's transaction.
 
-    One statement numbers the directives of a whole fleet, whose polls then only read. If `desired` is not what an agent
+    The directives of a whole fleet are numbered at once, so that its polls then only read. If `desired` is not what an agent
     should run when it polls, `number_directive` assigns another number.
     """
-    Agent.objects.filter(pk__in=list(agent_ids)).update(
+    update_each(
+        Agent.objects.all(),
+        agent_ids,
         ever_assigned=True,
         highest_assigned_sequence=Greatest(F("highest_assigned_sequence"), Value(sequence)),
         directive_seq=Greatest(F("directive_seq") + 1, Value(clock.now_ms())),

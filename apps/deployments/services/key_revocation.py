@@ -56,11 +56,10 @@ class DeploymentsUnderKey:
         Running bundles keep running. Returns how many deployments failed and how many need redeployment.
         """
         rows = under_key(organization_id, kid)
-        concerned: list[uuid.UUID] = list(rows.values_list("pk", flat=True))
-        Deployment.objects.filter(pk__in=concerned).update(key_revoked_at=clock.now())
+        rows.update(key_revoked_at=clock.now())
         failed = 0
         for environment in lock_environments(organization_id):
-            ending = Deployment.objects.filter(environment=environment, pk__in=concerned, status__in=ENDS)
+            ending = rows.filter(environment=environment, status__in=ENDS)
             ended = [locked_deployment(environment, pk) for pk in ending.order_by("pk").values_list("pk", flat=True)]
             for deployment in ended:
                 self._fail(deployment, actor, kid, reason)
@@ -68,7 +67,7 @@ class DeploymentsUnderKey:
             for deployment in ended:
                 reconcile_after_transition(deployment)
             failed += len(ended)
-        return {"deployments_failed": failed, "deployments_to_redeploy": len(running_deployments(concerned))}
+        return {"deployments_failed": failed, "deployments_to_redeploy": running_deployments(rows).count()}
 
     def _fail(self, deployment: Deployment, actor: ActorRef, kid: str, reason: str) -> None:
         detail = f"{kid}: {reason}" if reason else kid
@@ -81,8 +80,7 @@ class DeploymentsUnderKey:
         """Describe the effects of revoking `kid` on deployments."""
         rows = under_key(organization_id, kid).select_related("environment__project")
         ending: list[Deployment] = list(rows.filter(status__in=ENDS).order_by("pk"))
-        concerned = list(rows.values_list("pk", flat=True))
-        running: list[Deployment] = list(rows.filter(pk__in=running_deployments(concerned)).order_by("pk"))
+        running: list[Deployment] = list(running_deployments(rows).order_by("pk"))
         effects = []
         if ending:
             effects.append(f"{_count(ending)} in progress and will fail: {_named(ending)}.")

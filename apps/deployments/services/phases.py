@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db.models import BooleanField, Case, Count, Value, When
+from django.db.models import BooleanField, Case, Count, OuterRef, Subquery, Value, When
+from django.db.models.functions import Coalesce
 
 from apps.agents import selectors as agent_reads
 from apps.agents import services as agents
 from apps.agents.registry import Desired
 from apps.approvals.models import Approval, ApprovalStatus
+from apps.core.db import in_chunks
 from apps.deployments.models import Confirmation, Deployment, PhaseMark, Target, TargetStatus, describe_counts
 from apps.deployments.rollout import Step, Tally, next_step
 from apps.deployments.services.transitions import record_phase
@@ -112,21 +114,16 @@ def _summary(rows: Sequence[Tally], phase: int) -> str:
 
 def _begin(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
     """Assign the targets of `phase` whose agents are enrolled, and store what each had last confirmed."""
-    targets: list[Target] = list(Target.objects.filter(deployment=deployment, phase=phase, status=T.PENDING))
-    agent_ids = [target.agent_id for target in targets]
-    known = {c.agent_id: c for c in Confirmation.objects.filter(agent_id__in=agent_ids)}
-    for target in targets:
-        confirmed = known.get(target.agent_id)
-        target.status = T.ASSIGNED.value
-        target.sequence = deployment.sequence
-        target.phase_started_at = now
-        target.updated_at = now
-        target.previous_deployment_id = confirmed.deployment_id if confirmed else None
-        target.previous_bundle_sha256 = confirmed.bundle_sha256 if confirmed else ""
-    Target.objects.bulk_update(
-        targets,
-        ["status", "sequence", "phase_started_at", "updated_at", "previous_deployment_id", "previous_bundle_sha256"],
-        batch_size=100,
+    waiting = Target.objects.filter(deployment=deployment, phase=phase, status=T.PENDING)
+    agent_ids = list(waiting.values_list("agent_id", flat=True))
+    confirmed = Confirmation.objects.filter(agent_id=OuterRef("agent_id"))
+    waiting.update(
+        status=T.ASSIGNED,
+        sequence=deployment.sequence,
+        phase_started_at=now,
+        updated_at=now,
+        previous_deployment_id=Subquery(confirmed.values("deployment_id")),
+        previous_bundle_sha256=Coalesce(Subquery(confirmed.values("bundle_sha256")), Value("")),
     )
     if deployment.sequence is not None:
         wanted = Desired("activate", deployment.pk, deployment.pk, deployment.bundle_sha256, deployment.sequence)
@@ -134,7 +131,7 @@ def _begin(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
     agents.announce(agent_ids)
     _set(deployment, phase=phase, phase_started_at=now, bake_started_at=None, bake_ends_at=None, updated_at=now)
     fault_point("deployments.phase.begun")
-    return _Note(phase, PhaseMark.STARTED, f"{len(targets)} assigned", now)
+    return _Note(phase, PhaseMark.STARTED, f"{len(agent_ids)} assigned", now)
 
 
 def _bake(deployment: Deployment, phase: int, now: dt.datetime) -> _Note:
@@ -162,12 +159,14 @@ def _end_of_bake(deployment: Deployment, now: dt.datetime) -> int:
     agent_ids = list(activated.values_list("agent_id", flat=True))
     unhealthy_agents = agent_reads.unhealthy_agents(agent_ids, deployment.pk)
     silent = [a for a in agent_reads.offline_agents(agent_ids, now) if a not in unhealthy_agents]
-    for target in activated.filter(agent_id__in=list(unhealthy_agents)):
-        fail_active_target(target, UNHEALTHY, unhealthy_agents[target.agent_id], now)
+    for chunk in in_chunks(unhealthy_agents):
+        for target in activated.filter(agent_id__in=chunk):
+            fail_active_target(target, UNHEALTHY, unhealthy_agents[target.agent_id], now)
     if now < ends + dt.timedelta(seconds=deployment.timeout_seconds):
         return len(silent)
-    for target in activated.filter(agent_id__in=silent):
-        fail_active_target(target, SILENT, "no heartbeat at the end of the bake", now)
+    for chunk in in_chunks(silent):
+        for target in activated.filter(agent_id__in=chunk):
+            fail_active_target(target, SILENT, "no heartbeat at the end of the bake", now)
     return 0
 
 

@@ -143,16 +143,12 @@ def _refuse_over_cap(environment: Environment) -> None:
 
 
 def _refuse_same_bundle(environment: Environment, bundle: ConfigBundle, found: Sequence[Agent]) -> None:
-    clash = (
-        Target.objects.filter(
-            deployment__environment=environment,
-            deployment__bundle_id=bundle.pk,
-            deployment__status__in=IN_FLIGHT,
-            agent_id__in=[agent.pk for agent in found],
-        )
-        .values_list("deployment_id", flat=True)
-        .first()
+    wanted = {agent.pk for agent in found}
+    in_flight = Target.objects.filter(
+        deployment__environment=environment, deployment__bundle_id=bundle.pk, deployment__status__in=IN_FLIGHT
     )
+    rows = in_flight.order_by("pk").values_list("deployment_id", "agent_id")
+    clash = next((deployment_id for deployment_id, agent_id in rows if agent_id in wanted), None)
     if clash is not None:
         raise Conflict(
             "The same bundle is in flight on one of these agents.",

@@ -12,7 +12,7 @@ from apps.access.principals import Principal
 from apps.agents import services as agents
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
-from apps.core.db import lock_rows
+from apps.core.db import in_chunks, lock_rows, update_each
 from apps.core.errors import Conflict, StateConflict
 from apps.core.fsm import allowed_from
 from apps.deployments.desired import desired_of, without
@@ -104,7 +104,8 @@ def rollback_to_revoked_key(deployment: Deployment) -> uuid.UUID | None:
         if not _untouched(target):
             wanted = desired_of(without(assignment_history(target.agent_id), deployment.pk, clock.now()))
             back |= {wanted.deployment_id} if wanted.deployment_id else set()
-    return revoked.filter(pk__in=back).order_by("-sequence").values_list("pk", flat=True).first()
+    found = [row for chunk in in_chunks(back) for row in revoked.filter(pk__in=chunk).values_list("sequence", "pk")]
+    return max(found)[1] if found else None
 
 
 def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, reason: str) -> None:
@@ -145,16 +146,17 @@ def begin_rollback(deployment: Deployment, *, actor: ActorRef, trigger: str, rea
     now = clock.now()
     untouched = [t.pk for t in covered if _untouched(t)]
     undone = [t.pk for t in covered if t.status == T.ROLLED_BACK.value]
-    waiting = [t.pk for t in covered if t.pk not in {*untouched, *undone}]
+    ended = {*untouched, *undone}
+    waiting = [t.pk for t in covered if t.pk not in ended]
     rows = Target.objects.filter(deployment=deployment)
     # superseded by a newer deployment since an earlier attempt: no report is expected
-    left = rows.filter(settled_at__isnull=True, sequence__isnull=False).exclude(pk__in=[t.pk for t in covered])
-    left.update(settled_at=now, updated_at=now)
-    rows.filter(pk__in=undone).update(rollback_at=now, settled_at=now, updated_at=now)
-    rows.filter(pk__in=untouched).update(
-        status=T.ROLLED_BACK, rollback_at=now, phase_started_at=now, settled_at=now, updated_at=now
+    unsettled = rows.filter(settled_at__isnull=True, sequence__isnull=False).values_list("pk", flat=True)
+    update_each(rows, set(unsettled) - {t.pk for t in covered}, settled_at=now, updated_at=now)
+    update_each(rows, undone, rollback_at=now, settled_at=now, updated_at=now)
+    update_each(
+        rows, untouched, status=T.ROLLED_BACK, rollback_at=now, phase_started_at=now, settled_at=now, updated_at=now
     )
-    rows.filter(pk__in=waiting).update(rollback_at=now, phase_started_at=now, settled_at=None, updated_at=now)
+    update_each(rows, waiting, rollback_at=now, phase_started_at=now, settled_at=None, updated_at=now)
     agents.announce(everywhere.values())
     move(
         deployment,

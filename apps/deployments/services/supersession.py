@@ -40,7 +40,7 @@ def refresh_superseded(deployment: Deployment) -> None:
         sequence__lt=deployment.sequence,
     )
     if deployment.rolling_back_at is None:
-        agents = list(targets.filter(HOLDS).values_list("agent_id", flat=True))
+        agents = targets.filter(HOLDS).values("agent_id")
         shared = Target.objects.filter(HOLDS, deployment=OuterRef("pk"), agent_id__in=agents)
         met = list(earlier.filter(Exists(shared), superseded_by__isnull=True).values_list("pk", flat=True))
         taken = set(met) - deployments_with_targets(met)

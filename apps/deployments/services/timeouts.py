@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import DateTimeField, F, Func, Q
 
 from apps.core import clock
+from apps.core.db import update_each
 from apps.core.errors import NotFound
 from apps.core.isolation import for_each
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
@@ -91,9 +92,8 @@ def _time_out(environment_id: uuid.UUID, deployment_id: uuid.UUID, now: dt.datet
         )
         if not silent:
             return 0
-        Target.objects.filter(pk__in=silent, settled_at__isnull=True).update(
-            status=T.UNREACHABLE, settled_at=now, updated_at=clock.now()
-        )
+        unsettled = Target.objects.filter(settled_at__isnull=True)
+        update_each(unsettled, silent, status=T.UNREACHABLE, settled_at=now, updated_at=clock.now())
         apply_target_progress(deployment)
         reconcile_after_transition(deployment)
         fault_point("deployments.timeout.before_commit")
