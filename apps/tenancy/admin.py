@@ -76,6 +76,11 @@ class NodeAdmin(ScopedModelAdmin):
 
 
 POLICY, RETENTION = "policy_", "retention_days_"
+LIMIT_HELP = {
+    "max_in_flight_deployments": "Deployments that may be in progress at the same time.",
+    "enrollments_per_minute": "Hosts that may enroll with a valid token.",
+    "agent_upgrade_percent": "Share of the agents that may install the agent program of this control plane.",
+}
 ARTIFACT_LABELS = {
     "incident_bundle": "Days to keep incident captures",
     "snapshot": "Days to keep snapshots",
@@ -269,6 +274,9 @@ class EnvironmentAdmin(_TreeAdmin):
                 help_text="How strict its defaults are. It can't be changed later.",
             )
         fields |= {RETENTION + name: _retention_form_field(name) for name in services.ARTIFACT_TYPES}
+        kwargs["help_texts"] = {
+            name: f"{LIMIT_HELP[name]} From {low} to {high}." for name, (low, high) in services.LIMITS.items()
+        }
         kwargs["form"] = type("EnvironmentForm", (_EnvironmentForm,), fields)
         return super().get_form(request, obj, change=change, **kwargs)
 
