@@ -53,7 +53,7 @@ def fill(environment: Environment, requester: User, strategy: Mapping[str, Any] 
         "strategy": dict(strategy),
     }
     targets, base = [str(agent.pk)], {str(agent.pk): None}
-    approval = Approval.objects.create(
+    approval = Approval(
         id=approval_id,
         environment=environment,
         action="deploy",
@@ -63,11 +63,12 @@ def fill(environment: Environment, requester: User, strategy: Mapping[str, Any] 
         expires_at=now + dt.timedelta(hours=1),
         target_agent_ids=targets,
         base=base,
-        shown_digest=digest_of(approval_id=approval_id, policy=policy, targets=targets, base=base, **asked),
         credential="credential",
         **by,
         **asked,
     )
+    approval.shown_digest = digest_of(approval, base)
+    approval.save(force_insert=True)
     deployment = Deployment.objects.create(
         id=deployment_id,
         environment=environment,

@@ -32,7 +32,7 @@ from django.db import connection, models
 
 from apps.approvals.models import FINAL as APPROVAL_FINAL
 from apps.approvals.models import Approval, ApprovalEvent, Decision
-from apps.approvals.selectors import digest_with_base
+from apps.approvals.selectors import digest_of
 from apps.audit import services as audit
 from apps.audit.models import AuditEvent
 from apps.blobs.models import StoredBlob
@@ -205,7 +205,7 @@ def an_approval_has_one_outcome_and_one_credential(world: Snapshot) -> Iterator[
             yield f"approval {pk} had more than one outcome: {dict(moves)}"
         if bool(approval.credential) != bool(granted):
             yield f"approval {pk} was granted {granted} times and {'has' if approval.credential else 'lacks'} a credential"
-        if digest_with_base(approval, approval.base) != approval.shown_digest:
+        if digest_of(approval, approval.base) != approval.shown_digest:
             yield f"approval {pk} names another digest than that of its content"
         rows = world.decisions[pk]
         if len({(d.reviewer_id, d.digest) for d in rows}) != len(rows):

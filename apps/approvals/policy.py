@@ -147,8 +147,3 @@ def weakened_until(environment: Environment, now: dt.datetime | None = None) -> 
     since = (now or clock.now()) - WEAKENED_FOR
     rows = PolicyWeakening.objects.filter(environment=environment, at__gt=since).order_by("at")
     return {user_id: at + WEAKENED_FOR for user_id, at in rows.values_list("user_id", "at")}
-
-
-def weakeners(environment: Environment, now: dt.datetime | None = None) -> set[uuid.UUID]:
-    """Return the users who weakened this policy in the last 24 hours."""
-    return set(weakened_until(environment, now))

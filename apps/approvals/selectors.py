@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from apps.access.principals import Principal
 from apps.access.roles import Permission
 from apps.access.selectors import environments_where, people_who_may, people_with
 from apps.approvals.models import Approval, ApprovalStatus, Decision
-from apps.approvals.policy import weakeners
+from apps.approvals.policy import weakened_until
 from apps.approvals.registry import subject_of
 from apps.approvals.reviewers import Request, RoleHistories, approving_from
 from apps.core import clock
@@ -28,43 +28,22 @@ from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import scope_of
 
 
-def digest_of(
-    *,
-    approval_id: uuid.UUID,
-    spec_hash: str,
-    config_hash: str,
-    capabilities: Iterable[str],
-    strategy: Mapping[str, Any],
-    policy: Mapping[str, Any],
-    targets: Iterable[str],
-    base: Mapping[str, str | None],
-) -> str:
-    """`sha256:` of the RFC 8785 form of what is being decided; the same for every viewer, without time, votes or liveness."""
+def digest_of(approval: Approval, base: Mapping[str, str | None]) -> str:
+    """`sha256:` of the RFC 8785 form of what is being decided, with `base`.
+
+    The same for every viewer, without time, votes or liveness.
+    """
     body: dict[str, Any] = {
-        "approval_id": str(approval_id),
-        "spec_hash": spec_hash,
-        "config_hash": config_hash,
-        "capabilities": sorted(capabilities),
-        "strategy": dict(strategy),
-        "policy": dict(policy),
-        "targets": sorted(targets),
+        "approval_id": str(approval.pk),
+        "spec_hash": approval.spec_hash,
+        "config_hash": approval.config_hash,
+        "capabilities": sorted(approval.capabilities),
+        "strategy": approval.strategy,
+        "policy": approval.policy,
+        "targets": sorted(approval.target_agent_ids),
         "base": dict(base),
     }
     return "sha256:" + hashlib.sha256(rfc8785.dumps(body)).hexdigest()
-
-
-def digest_with_base(approval: Approval, base: Mapping[str, str | None]) -> str:
-    """Return the digest of this approval for `base`."""
-    return digest_of(
-        approval_id=approval.pk,
-        spec_hash=approval.spec_hash,
-        config_hash=approval.config_hash,
-        capabilities=approval.capabilities,
-        strategy=approval.strategy,
-        policy=approval.policy,
-        targets=approval.target_agent_ids,
-        base=base,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +100,7 @@ def current_facts_of_all(
         if approval.pk in bases:
             base = bases[approval.pk]
             moved = base != approval.base
-            digest = digest_with_base(approval, base) if moved else approval.shown_digest
+            digest = digest_of(approval, base) if moved else approval.shown_digest
             counted = [
                 d.digest == digest and (approval.environment_id, d.reviewer_id) in able and d.pk not in depending
                 for d in votes
@@ -194,7 +173,7 @@ class NotYet(Denied):
 class Deciders:
     """Who may decide on an approval. Its data is read once, at the first use.
 
-    For a page, which needs many answers. Code that acts on an answer uses the functions below, under its lock.
+    For a page, which needs many answers. Code that acts on an answer makes one under its lock.
     """
 
     def __init__(self, approval: Approval) -> None:
@@ -204,8 +183,8 @@ class Deciders:
         self._histories = RoleHistories([self._scope.organization_id], self._now)
 
     @cached_property
-    def _weakeners(self) -> set[uuid.UUID]:
-        return weakeners(self.approval.environment, self._now)
+    def _weakeners(self) -> Collection[uuid.UUID]:
+        return weakened_until(self.approval.environment, self._now)
 
     @cached_property
     def _operators(self) -> dict[uuid.UUID, User]:
@@ -269,21 +248,6 @@ class Deciders:
             able.pop(self.approval.requested_by, None)
         later = self._approving_from(able, {pk: person.password_reset_at for pk, person in able.items()})
         return sorted((person for pk, person in able.items() if pk not in later), key=str)
-
-
-def may_decide(principal: Principal, approval: Approval) -> Allowed | Denied:
-    """`Deciders.may_decide`, read anew."""
-    return Deciders(approval).may_decide(principal)
-
-
-def may_approve(principal: Principal, approval: Approval) -> Allowed | Denied:
-    """`Deciders.may_approve`, read anew."""
-    return Deciders(approval).may_approve(principal)
-
-
-def eligible_people(approval: Approval) -> list[User]:
-    """`Deciders.eligible_people`, read anew."""
-    return Deciders(approval).eligible_people()
 
 
 def facts_and_blocked_reason(approval: Approval) -> tuple[CurrentFacts, str]:

@@ -52,12 +52,3 @@ class Scope:
             "environment_id": self.environment_id,
         }
         return {name: str(value) for name, value in ids.items() if value is not None}
-
-    def parents(self) -> list[Scope]:
-        """This scope and the scopes above it, topmost first."""
-        chain = [Scope(self.organization)]
-        if self.project is not None:
-            chain.append(Scope(self.organization, self.project))
-        if self.environment is not None:
-            chain.append(self)
-        return chain

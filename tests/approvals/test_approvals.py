@@ -14,7 +14,7 @@ from apps.agents.models import Agent
 from apps.approvals import services
 from apps.approvals.models import Approval, ApprovalStatus, Decision, PolicyWeakening
 from apps.approvals.policy import weaker_in
-from apps.approvals.selectors import approvals_to_decide, may_approve
+from apps.approvals.selectors import Deciders, approvals_to_decide
 from apps.approvals.services import decisions, expiry_and_revocation
 from apps.audit.models import AuditEvent
 from apps.core import clock
@@ -148,7 +148,7 @@ def test_the_service_itself_answers_403_to_members_and_404_to_outsiders(tenant, 
         services.decide(
             actor=tenant.principal(who), scope=scope, approval_id=approval.pk, decision="approve", shown_digest="x"
         )
-    verdict = may_approve(tenant.principal(who), approval)
+    verdict = Deciders(approval).may_approve(tenant.principal(who))
     assert (verdict.reason, verdict.visible) == ("permission_denied", who == "vera")
 
 

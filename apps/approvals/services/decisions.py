@@ -10,7 +10,7 @@ from apps.access.policy import Allowed, Denied
 from apps.access.principals import Principal
 from apps.approvals.models import Approval, ApprovalStatus, Decision
 from apps.approvals.registry import subject_of
-from apps.approvals.selectors import NotYet, current_facts, get_approval, may_approve, may_decide
+from apps.approvals.selectors import Deciders, NotYet, current_facts, get_approval
 from apps.approvals.services.credentials import mint
 from apps.approvals.services.expiry_and_revocation import expire_outside
 from apps.approvals.services.quorum import facts_at_decision, grant
@@ -46,7 +46,8 @@ def _not_yet(verdict: NotYet) -> Conflict:
 
 
 def _verdict(actor: Principal, approval: Approval, decision: str) -> Allowed | Denied:
-    return may_approve(actor, approval) if decision == "approve" else may_decide(actor, approval)
+    deciders = Deciders(approval)
+    return deciders.may_approve(actor) if decision == "approve" else deciders.may_decide(actor)
 
 
 def _refuse_who_may_not(actor: Principal, approval: Approval, decision: str) -> None:

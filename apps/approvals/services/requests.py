@@ -17,7 +17,6 @@ from apps.approvals.selectors import digest_of
 from apps.approvals.services.transitions import note
 from apps.core import clock
 from apps.core.errors import Conflict
-from apps.core.ids import new_id
 from apps.tenancy.scope import Scope
 
 
@@ -71,9 +70,7 @@ def request_approval(
         later |= {person: max(moment, later.get(person, moment)) for person, moment in added.items()}
         if len(able) - len(later) < required:
             raise _no_eligible_reviewer(required, len(able), later)
-    approval_id = new_id()
     approval = Approval(
-        id=approval_id,
         environment=environment,
         action=action,
         requested_by=actor.acts_for,
@@ -88,29 +85,14 @@ def request_approval(
         strategy=dict(strategy),
         target_agent_ids=sorted(target_agent_ids),
         base=dict(base),
-        shown_digest=digest_of(
-            approval_id=approval_id,
-            spec_hash=spec_hash,
-            config_hash=config_hash,
-            capabilities=capabilities,
-            strategy=strategy,
-            policy=policy,
-            targets=target_agent_ids,
-            base=base,
-        ),
         created_at=now,
     )
+    approval.shown_digest = digest_of(approval, approval.base)
     if action == Action.DEPLOY.value:
         approval.deployment_id = subject_id
     else:
         approval.replay_id = subject_id
     approval.save(force_insert=True)
-    note(
-        approval,
-        from_="",
-        to=ApprovalStatus.PENDING.value,
-        actor=actor.ref,
-        trigger="requested",
-        reason=reason,
-    )
+    to = ApprovalStatus.PENDING.value
+    note(approval, from_="", to=to, actor=actor.ref, trigger="requested", reason=reason)
     return approval
