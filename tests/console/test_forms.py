@@ -364,7 +364,7 @@ def test_the_times_on_every_page_carry_their_zone(tenant: Tenant, alice: Client)
     assert " UTC" in text_of(alice.get("/admin/agents/agent/"))
 
 
-def test_the_form_of_an_environment_says_what_each_limit_means_and_its_range(tenant: Tenant, alice: Client) -> None:
+def test_the_form_of_an_environment_states_what_each_limit_means_and_its_range(tenant: Tenant, alice: Client) -> None:
     page = text_of(alice.get(change_url(tenant.dev)))
     for words in (
         "Deployments that may be in progress at the same time. From 1 to 1000.",
