@@ -180,17 +180,17 @@ def reason(error: BaseException) -> str:
 
 
 def lock_row(rows: models.QuerySet[M]) -> M | None:
-    """Lock and return the first row of `rows` until the transaction ends, or return None.
+    """Lock and return the only row of `rows` until the transaction ends, or return None.
 
     PostgreSQL locks the row (`FOR NO KEY UPDATE`, so that foreign keys to it can still be inserted). SQLite needs no
     row lock: transactions begin IMMEDIATE and there is one writer.
     """
-    return _locking(rows).first()
+    return _only(_locking(rows))
 
 
 def require_row(rows: type[M] | models.QuerySet[M], **values: Any) -> M:
-    """Return the first row of `rows`, a model or a queryset, that has these values. Raises NotFound."""
-    row = _having(rows, values).first()
+    """Return the only row of `rows`, a model or a queryset, that has these values. Raises NotFound."""
+    row = _only(_having(rows, values))
     if row is None:
         raise NotFound()
     return row
@@ -204,6 +204,11 @@ def require_locked(rows: type[M] | models.QuerySet[M], **values: Any) -> M:
 def _having(rows: type[M] | models.QuerySet[M], values: dict[str, Any]) -> models.QuerySet[M]:
     found = rows._default_manager.all() if isinstance(rows, type) else rows
     return found.filter(**values)
+
+
+def _only(rows: models.QuerySet[M]) -> M | None:
+    # without the order that `first()` adds: what is unique needs none, and it costs more than the filter
+    return next(iter(rows[:1]), None)
 
 
 def lock_rows(rows: models.QuerySet[M]) -> list[M]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from django.db import models
 
-from apps.core.db import lock_rows, require_locked
-from apps.core.errors import NotFound
+from apps.core.db import lock_rows, require_locked, require_row
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
 
@@ -58,20 +57,14 @@ def resolve(
 ) -> Scope:
     """Return the scope of these ids in one query. Raises NotFound if one is missing, deleted, or not a child of the
     other."""
-    node: Organization | Project | Environment | None
     if environment_id is not None and project_id is not None:
         environments = Environment.objects.alive().select_related("project__organization")
-        node = environments.filter(
-            pk=environment_id, project_id=project_id, project__organization_id=organization_id
-        ).first()
-    elif project_id is not None:
+        within = {"project_id": project_id, "project__organization_id": organization_id}
+        return scope_of(require_row(environments, pk=environment_id, **within))
+    if project_id is not None:
         projects = Project.objects.alive().select_related("organization")
-        node = projects.filter(pk=project_id, organization_id=organization_id).first()
-    else:
-        node = Organization.objects.alive().filter(pk=organization_id).first()
-    if node is None:
-        raise NotFound()
-    return scope_of(node)
+        return scope_of(require_row(projects, pk=project_id, organization_id=organization_id))
+    return scope_of(require_row(Organization.objects.alive(), pk=organization_id))
 
 
 def lock_organization(organization_id: uuid.UUID) -> Organization:
