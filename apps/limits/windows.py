@@ -2,7 +2,8 @@
 
 `take` counts a call, in one round trip to the store. A process that serves many small calls of one caller can lease a few slots
 (`lease`) and asks the store again when they are used; a leased slot counts from the moment it is leased until a window after the
-last moment at which it may be used, so the bound holds all the same and `remaining` may be low, never high.
+last moment at which it may be used, so the bound holds all the same. What a call with a leased slot states as `remaining` is the
+number of leased slots that this process has left: other processes may have taken all others meanwhile.
 
 While the store does not answer, calls are counted in this process alone (`Taken.shared` is False).
 """
@@ -131,41 +132,60 @@ def _count_here(window: Window, why: str) -> Taken:
     return _local.count(window)
 
 
+@dataclass(slots=True)
+class _Held:
+    """Leased slots of a window: each with its name and until when (monotonic seconds) it may be used. `taken` is the answer to
+    the last lease."""
+
+    taken: Taken
+    slots: deque[tuple[str, float]]
+
+
 class _Leases:
-    """Slots that this process leased, by window: names, and until when (monotonic seconds) they may be used."""
+    """Slots that this process leased, by window."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, tuple[list[str], float, Taken]] = OrderedDict()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
 
     def use(self, window: Window) -> Taken | None:
         with self._lock:
             held = self._held.get(window.key)
             if held is None:
                 return None
-            names, until, taken = held
-            if not names or time.monotonic() >= until or taken.limit != window.limit:
+            now = time.monotonic()
+            while held.slots and held.slots[0][1] <= now:
+                held.slots.popleft()
+            if not held.slots or held.taken.limit != window.limit:
                 del self._held[window.key]
                 return None
-            names.pop()
+            held.slots.popleft()
             self._held.move_to_end(window.key)
-            return taken
+            taken = held.taken
+            return replace(
+                taken,
+                remaining=min(taken.remaining, len(held.slots)),
+                reset_at=max(taken.reset_at, math.ceil(time.time())),
+            )
 
     def keep(self, window: Window, names: tuple[str, ...], taken: Taken) -> None:
         # shorter than the store counts them: this clock began after the store's answer was made
         until = time.monotonic() + LEASE_SECONDS - 1
         with self._lock:
-            self._held[window.key] = (list(names), until, replace(taken))
+            # a call in another thread may have leased meanwhile
+            held = self._held.setdefault(window.key, _Held(taken, deque()))
+            held.taken = taken
+            held.slots.extend((name, until) for name in names)
             while len(self._held) > MAX_WINDOWS:
                 self._held.popitem(last=False)
 
     def drain(self) -> list[tuple[str, list[str]]]:
         with self._lock:
             held, self._held = self._held, OrderedDict()
-        return [(key, names) for key, (names, _, _) in held.items() if names]
+        return [(key, [name for name, _ in each.slots]) for key, each in held.items() if each.slots]
 
 
 class _Local:

@@ -33,7 +33,7 @@ def test_heartbeats_use_leased_slots_and_other_calls_one_each(world: World, sour
     # a lease of six, of which this is the first
     assert agent.beat().headers[LEFT] == "234"
     assert agent.get("signing-keys").headers[LEFT] == "233"
-    assert [agent.beat().headers[LEFT] for _ in range(5)] == ["234"] * 5
+    assert [agent.beat().headers[LEFT] for _ in range(5)] == ["4", "3", "2", "1", "0"]
     assert agent.beat().headers[LEFT] == "227"
     assert other.get("signing-keys").headers[LEFT] == "239"
 

@@ -163,6 +163,41 @@ def test_leases_spare_the_store_while_more_than_half_is_free_and_never_overstate
     assert taken[39].remaining == 0
 
 
+def test_calls_at_the_same_time_lose_no_slot_that_one_of_them_leased(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, asked = threading.Barrier(2), []
+    original = store.take
+
+    def take_together(*args: Any, **named: Any) -> stores.Slots:
+        asked.append(1)
+        if len(asked) <= 2:
+            gate.wait(timeout=10)
+        return original(*args, **named)
+
+    monkeypatch.setattr(store, "take", take_together)
+    window = Window("agent:1", 40)
+    threads = [threading.Thread(target=windows.lease, args=(window,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 2
+    assert [windows.lease(window).remaining for _ in range(10)] == list(range(9, -1, -1))
+    assert len(asked) == 2
+    windows.lease(window)
+    assert len(asked) == 3
+
+
+def test_a_call_with_a_leased_slot_states_no_more_than_other_processes_left(store: Store) -> None:
+    window = Window("agent:1", 40)
+    assert windows.lease(window).remaining == 40 - 6
+    for used in range(7, 41):
+        assert take(store, "agent:1", 40).used == used
+    assert [windows.lease(window).remaining for _ in range(5)] == [4, 3, 2, 1, 0]
+    assert not windows.lease(window).allowed
+
+
 def test_a_leased_slot_counts_as_long_as_a_call_made_with_it(store: Store) -> None:
     leased = take(store, "k", 20, window=1, wanted=6, lease=1)
     assert len(leased.taken) == 6
