@@ -9,7 +9,6 @@ from typing import BinaryIO, Protocol
 
 from apps.agents.models import Agent
 from apps.core.actors import ActorRef
-from apps.core.errors import Conflict, NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,48 +112,12 @@ class DesiredSource(Protocol):
         """Return details of what `agent` reports to run, if known."""
 
 
-class NothingDesired:
-    """The default until an app registers: no agent should run anything."""
-
-    def desired(self, agent: Agent) -> Desired:
-        return Desired()
-
-    def desired_of_each(self, agent_ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, Desired]:
-        return {agent_id: Desired() for agent_id in agent_ids}
-
-    def report(self, *, agent: Agent, deployment_id: uuid.UUID, report: AgentReport) -> None:
-        raise Conflict("This agent has no deployment.", code="not_wanted")
-
-    def require_target(self, agent: Agent, deployment_id: uuid.UUID) -> None:
-        return None
-
-    def bundle_for(self, agent: Agent, deployment_id: uuid.UUID) -> BundleDownload:
-        raise NotFound()
-
-    def removal_blockers(self, agent: Agent) -> list[str]:
-        return []
-
-    def settle_targets_of_agent(self, *, actor: ActorRef, agent: Agent) -> None:
-        return None
-
-    def heartbeat_seen(self, agent: Agent, healthy: bool, running: Running | None) -> None:
-        return None
-
-    def has_in_flight(self, agent: Agent) -> bool:
-        return False
-
-    def running_detail(self, agent: Agent) -> RunningDetail:
-        return RunningDetail()
+_source: list[DesiredSource] = []
 
 
-_source: list[DesiredSource] = [NothingDesired()]
-
-
-def set_desired_source(source: DesiredSource) -> DesiredSource:
-    """Register the source of desired states. Returns the one it replaces."""
-    previous = _source[0]
-    _source[0] = source
-    return previous
+def set_desired_source(source: DesiredSource) -> None:
+    """Register the source of desired states, in place of the one before."""
+    _source[:] = [source]
 
 
 def desired_source() -> DesiredSource:

@@ -157,13 +157,7 @@ def get_enrollment_token(scope: Scope, token_id: uuid.UUID) -> EnrollmentToken:
 
 def agents_note(scope: Scope) -> list[str]:
     """Return a sentence about the effect of deleting `scope` on the hosts below it, or nothing without hosts."""
-    rows = Agent.objects.enrolled().filter(environment__deleted_at__isnull=True)
-    if scope.environment is not None:
-        rows = rows.filter(environment=scope.environment)
-    elif scope.project is not None:
-        rows = rows.filter(environment__project=scope.project)
-    else:
-        rows = rows.filter(environment__project__organization=scope.organization)
+    rows = Agent.objects.enrolled().filter(scope.below("environment__"), environment__deleted_at__isnull=True)
     online = rows.with_liveness(Liveness.ONLINE, clock.now()).count()
     if not online:
         return []

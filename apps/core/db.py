@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -34,20 +34,33 @@ def outside_transaction(call: Callable[[], object]) -> None:
 # raised when the database is unavailable, full or overloaded; close the connection and retry later
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
-_ONE_STATEMENT = frozenset({"40001", "40P01", "55P03", "57014"})
-"""PostgreSQL's error codes for a statement that failed by a deadlock, a lock or a timeout, while the database works."""
+_LOCK_OR_TIMEOUT = ("55P03", "57014")
+"""PostgreSQL's error codes for a statement that waited too long, for a lock or for its result."""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and the errors that caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_one_of(error: BaseException, sqlstates: Collection[str], sqlite_name: str) -> bool:
+    """Whether `error` or its cause has one of PostgreSQL's codes, or SQLite's name of an error."""
+    return any(
+        getattr(each, "sqlstate", None) in sqlstates or getattr(each, "sqlite_errorname", "") == sqlite_name
+        for each in _causes(error)
+    )
+
+
+def is_statement_timeout(error: BaseException) -> bool:
+    """Return whether a statement was ended by the limits of `bound_statements`."""
+    return _is_one_of(error, _LOCK_OR_TIMEOUT, "SQLITE_INTERRUPT")
 
 
 def refused_by_lock(error: BaseException) -> bool:
     """Return whether a statement waited too long for a lock or its result, or was the victim of a deadlock."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if getattr(cause, "sqlstate", None) in _ONE_STATEMENT:
-            return True
-        if getattr(cause, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
-            return True
-        cause = cause.__cause__
-    return False
+    return _is_one_of(error, (*_LOCK_OR_TIMEOUT, "40001", "40P01"), "SQLITE_INTERRUPT")
 
 
 def database_away(error: BaseException) -> bool:
@@ -58,14 +71,9 @@ def database_away(error: BaseException) -> bool:
 
 def is_full(error: BaseException) -> bool:
     """Return whether `error` or its cause means that storage is full: of the operating system, SQLite or PostgreSQL."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if getattr(cause, "sqlstate", None) == "53100" or getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL":
-            return True
-        cause = cause.__cause__
-    return False
+    no_space = (errno.ENOSPC, errno.EDQUOT)
+    full = any(isinstance(each, OSError) and each.errno in no_space for each in _causes(error))
+    return full or _is_one_of(error, ("53100",), "SQLITE_FULL")
 
 
 MOST_PARAMETERS = 10_000
@@ -117,18 +125,6 @@ STATEMENT_SECONDS = 10.0
 LOCK_SECONDS = 8.0
 """Maximum time that one statement of a web process waits for a lock (PostgreSQL)."""
 _STEPS_BETWEEN_LOOKS = 100_000
-
-
-def is_statement_timeout(error: BaseException) -> bool:
-    """Return whether a statement was ended by the limits of `bound_statements`."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if getattr(cause, "sqlstate", None) in ("57014", "55P03"):
-            return True
-        if getattr(cause, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
-            return True
-        cause = cause.__cause__
-    return False
 
 
 def bound_statements(*, seconds: float = STATEMENT_SECONDS, lock_seconds: float = LOCK_SECONDS) -> None:

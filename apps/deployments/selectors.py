@@ -276,26 +276,16 @@ def targets_of(deployment: Deployment) -> list[Target]:
 
 def deletion_blockers(scope: Scope) -> list[str]:
     """Descriptions of the deployments in flight below `scope`, which prevent its deletion."""
-    rows = Deployment.objects.filter(status__in=IN_FLIGHT)
-    if scope.environment is not None:
-        rows = rows.filter(environment=scope.environment)
-    elif scope.project is not None:
-        rows = rows.filter(environment__project=scope.project)
-    else:
-        rows = rows.filter(environment__project__organization=scope.organization)
+    rows = Deployment.objects.filter(scope.below("environment__"), status__in=IN_FLIGHT)
     alive = rows.filter(environment__deleted_at__isnull=True).order_by("pk")
     return [f"deployment {pk} ({status})" for pk, status in alive.values_list("pk", "status")[:50]]
 
 
 def running_note(scope: Scope) -> list[str]:
     """Sentences that list what runs now in the environments below `scope`."""
-    rows = Environment.objects.alive().filter(current_deployment_id__isnull=False).select_related("project")
-    if scope.environment is not None:
-        rows = rows.filter(pk=scope.environment.pk)
-    elif scope.project is not None:
-        rows = rows.filter(project=scope.project)
-    else:
-        rows = rows.filter(project__organization=scope.organization)
+    rows = (
+        Environment.objects.alive().filter(scope.below(), current_deployment_id__isnull=False).select_related("project")
+    )
     environments = {row.current_deployment_id: row for row in rows.order_by("pk")[:MOST_NAMED]}
     running = Deployment.objects.filter(pk__in=environments).order_by("pk")
     return [

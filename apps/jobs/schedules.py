@@ -65,11 +65,7 @@ def add_schedules(*, actor: ActorRef, node: Node) -> None:
 
 def remove_schedules(scope: Scope) -> None:
     """Remove the schedules of a deleted node and of all below it, in the transaction of its tombstone."""
-    environments = Environment.objects.filter(project__organization=scope.organization)
-    if scope.environment is not None:
-        environments = environments.filter(pk=scope.environment.pk)
-    elif scope.project is not None:
-        environments = environments.filter(project=scope.project)
+    environments = Environment.objects.filter(scope.below())
     names = [_name(s.type, pk) for s in schedules("environment") for pk in environments.values_list("pk", flat=True)]
     if scope.level == "organization":
         names += [_name(s.type, scope.organization.pk) for s in schedules("organization")]

@@ -80,7 +80,7 @@ class SigningKeyAdmin(ScopedModelAdmin):
         """Show a confirmation with the consequences (GET), or revoke the key (POST)."""
         key = self._key_to_change(request, object_id)
         consequences = ["No signature of this key is accepted any more. This can't be undone."]
-        for dependent in registry.dependents():
+        for dependent in registry.dependents:
             consequences += dependent.preview_revocation(key.organization_id, key.kid)
         return self._act(request, object_id, REVOKE, consequences)
 

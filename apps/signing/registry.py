@@ -24,22 +24,18 @@ class KeyDependents(Protocol):
 
 OnKeysChanged = Callable[[uuid.UUID], None]
 
-_dependents: list[KeyDependents] = []
+dependents: list[KeyDependents] = []
 _changed: list[OnKeysChanged] = []
 
 
-def register_dependents(dependents: KeyDependents) -> None:
+def register_dependents(app: KeyDependents) -> None:
     """Register an app whose objects depend on signing keys."""
-    _dependents.append(dependents)
+    dependents.append(app)
 
 
 def on_keys_changed(hook: OnKeysChanged) -> None:
     """Register `hook(organization_id)`, called in the transaction that publishes a new version of a key set."""
     _changed.append(hook)
-
-
-def dependents() -> list[KeyDependents]:
-    return _dependents
 
 
 def keys_changed(organization_id: uuid.UUID) -> None:

@@ -47,10 +47,10 @@ class NodeAdmin(ScopedModelAdmin):
         return str(row.slug)
 
     def deletion_blockers(self, row: Any) -> list[str]:
-        return [text for guard in registry.deletion_guards() for text in guard(scope_of(row))]
+        return [text for guard in registry.deletion_guards for text in guard(scope_of(row))]
 
     def deletion_consequences(self, row: Any) -> list[str]:
-        words = [text for note in registry.deletion_notes() for text in note(scope_of(row))]
+        words = [text for note in registry.deletion_notes for text in note(scope_of(row))]
         return [*words, "Every credential below it is revoked at once. Audit events are kept."]
 
     def deletion_counts(self, row: Any) -> list[str]:
@@ -253,7 +253,7 @@ class EnvironmentAdmin(_TreeAdmin):
         limits = [*services.LIMITS]
         if obj is not None and not self.has_change_permission(request, obj):
             return [(None, {"fields": [*first, "policy_summary", *limits, "retention_summary", "created_at"]})]
-        policy = [POLICY + field.name for field in registry.known_policy_fields()]
+        policy = [POLICY + field.name for field in registry.known_policy_fields]
         retention = [RETENTION + name for name in services.ARTIFACT_TYPES]
         last = [] if obj is None else ["created_at", "expected_rev"]
         weaker = "A user who weakens the policy can neither request nor decide here for 24 hours."
@@ -267,7 +267,7 @@ class EnvironmentAdmin(_TreeAdmin):
         return [name for _, part in self.get_fieldsets(request, obj) for name in part["fields"]]
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        fields: dict[str, Any] = {POLICY + f.name: _policy_form_field(f) for f in registry.known_policy_fields()}
+        fields: dict[str, Any] = {POLICY + f.name: _policy_form_field(f) for f in registry.known_policy_fields}
         if obj is None:
             fields["posture"] = forms.ChoiceField(
                 choices=[("", "Choose one"), *Posture.choices],
@@ -283,7 +283,7 @@ class EnvironmentAdmin(_TreeAdmin):
     @admin.display(description="approval policy")
     def policy_summary(self, row: Environment) -> SafeString:
         """The policy as an HTML list of its members."""
-        pairs = [(f.label, shown(row.policy[f.name])) for f in registry.known_policy_fields() if f.name in row.policy]
+        pairs = [(f.label, shown(row.policy[f.name])) for f in registry.known_policy_fields if f.name in row.policy]
         return format_html('<ul class="plain">{}</ul>', format_html_join("", "<li>{}: <strong>{}</strong></li>", pairs))
 
     @admin.display(description="retention")

@@ -76,43 +76,43 @@ DeletionNote = Callable[[Scope], list[str]]
 Purger = Callable[[Scope], bool]
 OnDeleted = Callable[[Scope], None]
 
-_created: dict[str, list[OnCreated]] = {"organization": [], "project": [], "environment": []}
-_checks: list[SettingsCheck] = []
-_guards: list[DeletionGuard] = []
-_deleted: list[OnDeleted] = []
-_notes: list[DeletionNote] = []
-_policy_fields: list[PolicyField] = []
+created_hooks: dict[str, list[OnCreated]] = {"organization": [], "project": [], "environment": []}
+settings_checks: list[SettingsCheck] = []
+deletion_guards: list[DeletionGuard] = []
+deleted_hooks: list[OnDeleted] = []
+deletion_notes: list[DeletionNote] = []
+known_policy_fields: list[PolicyField] = []
 _purger: list[Purger] = []
 
 
 def on_created(level: str, hook: OnCreated) -> None:
     """Register `hook(actor=…, node=…)`, run in the transaction that creates a node of `level`."""
-    _created[level].append(hook)
+    created_hooks[level].append(hook)
 
 
 def settings_check(check: SettingsCheck) -> None:
     """Register the function that checks and completes an environment's settings."""
-    _checks.append(check)
+    settings_checks.append(check)
 
 
 def deletion_guard(guard: DeletionGuard) -> None:
     """Register `guard(scope)`, which returns reasons not to delete without force, such as a deployment in progress."""
-    _guards.append(guard)
+    deletion_guards.append(guard)
 
 
 def deletion_note(note: DeletionNote) -> None:
     """Register `note(scope)`, which returns sentences for the confirmation page of a deletion."""
-    _notes.append(note)
+    deletion_notes.append(note)
 
 
 def policy_fields(*fields: PolicyField) -> None:
     """Register the members of an environment's policy, in the order of the form."""
-    _policy_fields.extend(fields)
+    known_policy_fields.extend(fields)
 
 
 def on_deleted(hook: OnDeleted) -> None:
     """Register `hook(scope)`, run in the transaction that writes the tombstone."""
-    _deleted.append(hook)
+    deleted_hooks.append(hook)
 
 
 def set_purger(purger: Purger) -> None:
@@ -120,30 +120,6 @@ def set_purger(purger: Purger) -> None:
     a background job continues.
     """
     _purger[:] = [purger]
-
-
-def created_hooks(level: str) -> list[OnCreated]:
-    return _created[level]
-
-
-def settings_checks() -> list[SettingsCheck]:
-    return _checks
-
-
-def deletion_guards() -> list[DeletionGuard]:
-    return _guards
-
-
-def deletion_notes() -> list[DeletionNote]:
-    return _notes
-
-
-def known_policy_fields() -> list[PolicyField]:
-    return _policy_fields
-
-
-def deleted_hooks() -> list[OnDeleted]:
-    return _deleted
 
 
 def purge(scope: Scope) -> bool:

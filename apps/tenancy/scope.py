@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
+from django.db.models import Q
+
 from apps.tenancy.models import Environment, Organization, Project
 
 
@@ -52,3 +54,8 @@ class Scope:
             "environment_id": self.environment_id,
         }
         return {name: str(value) for name, value in ids.items() if value is not None}
+
+    def below(self, prefix: str = "") -> Q:
+        """The condition for environments of the scope, or for rows whose environment is at `prefix` (`environment__`)."""
+        path = {"environment": "pk", "project": "project", "organization": "project__organization"}[self.level]
+        return Q(**{f"{prefix}{path}": self.node.pk})

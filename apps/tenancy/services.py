@@ -116,7 +116,7 @@ def _insert_derived(name: str, maker: uuid.UUID | None) -> Organization:
 
 def _announce_created(actor: ActorRef, node: N) -> None:
     scope = scope_of(node)
-    for hook in registry.created_hooks(node.level):
+    for hook in registry.created_hooks[node.level]:
         hook(actor=actor, node=node)
     audit.record_in(
         scope,
@@ -165,7 +165,7 @@ def _complete(
     _check_limits(after)
     _check_retention(after.retention_days)
     after = replace(after, retention_days={**DEFAULT_RETENTION_DAYS, **after.retention_days})
-    for check in registry.settings_checks():
+    for check in registry.settings_checks:
         after = check(actor=actor, scope=scope, before=before, after=after, explicit=explicit)
     return after
 
@@ -328,7 +328,7 @@ def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
     with transaction.atomic():
         fresh = scope_of(_locked(scope.node))
         _lock_below(fresh.node)
-        blockers = [text for guard in registry.deletion_guards() for text in guard(fresh)]
+        blockers = [text for guard in registry.deletion_guards for text in guard(fresh)]
         if blockers and not force:
             raise Conflict(
                 "It contains work in progress. Repeat with force to delete it anyway.",
@@ -343,7 +343,7 @@ def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
         elif isinstance(node, Project):
             Environment.objects.filter(project=node, deleted_at__isnull=True).update(deleted_at=now)
         type(node).objects.filter(pk=node.pk).update(deleted_at=now)
-        for hook in registry.deleted_hooks():
+        for hook in registry.deleted_hooks:
             hook(fresh)
         audit.record_in(
             fresh,

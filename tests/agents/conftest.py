@@ -24,7 +24,15 @@ from apps.access import tokens
 from apps.access.models import User
 from apps.agents import heartbeat_cache
 from apps.agents.models import Agent
-from apps.agents.registry import AgentReport, BundleDownload, Desired, Running, RunningDetail, set_desired_source
+from apps.agents.registry import (
+    AgentReport,
+    BundleDownload,
+    Desired,
+    Running,
+    RunningDetail,
+    desired_source,
+    set_desired_source,
+)
 from apps.agents.services import set_running
 from apps.core import wake
 from apps.core.actors import ActorRef
@@ -327,6 +335,7 @@ def server(transactional_db: None) -> Iterator[Served]:
 def source() -> Iterator[FakeSource]:
     """The app above, as the tests want it."""
     fake = FakeSource()
-    previous = set_desired_source(fake)
+    previous = desired_source()
+    set_desired_source(fake)
     yield fake
     set_desired_source(previous)

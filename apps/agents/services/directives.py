@@ -160,13 +160,7 @@ def announce_keys(organization_id: uuid.UUID) -> None:
 
 def announce_scope(scope: Scope) -> None:
     """Wake every long poll below `scope`: their credentials were revoked."""
-    agents = Agent.objects.enrolled()
-    if scope.environment is not None:
-        agents = agents.filter(environment=scope.environment)
-    elif scope.project is not None:
-        agents = agents.filter(environment__project=scope.project)
-    else:
-        agents = agents.filter(environment__project__organization=scope.organization)
+    agents = Agent.objects.enrolled().filter(scope.below("environment__"))
     announce(agents.values_list("pk", flat=True))
 
 

@@ -114,7 +114,7 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
         if key.status == KeyStatus.REVOKED.value:
             return key
         _refuse_last_active(key, "revoked")
-        for dependent in registry.dependents():
+        for dependent in registry.dependents:
             dependent.lock(organization.pk)
         advance(
             key,
@@ -125,7 +125,7 @@ def revoke(*, actor: Principal, scope: Scope, kid: str, reason: str = "") -> Sig
             reason=reason[:REASON_LENGTH],
         )
         done: dict[str, object] = {"reason": reason[:REASON_LENGTH]}
-        for dependent in registry.dependents():
+        for dependent in registry.dependents:
             done |= dependent.revoked(actor=actor.ref, organization_id=organization.pk, kid=kid, reason=reason)
         version = _publish(organization, key_set_version(organization.pk) + 1, opened(_active(organization)))
         audit.record_in(
