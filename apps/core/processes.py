@@ -1,11 +1,15 @@
-"""Child processes that end with their parent."""
+"""Processes that end in time: with their parent, and when they are told to."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable, Collection
+from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 
@@ -22,3 +26,35 @@ def die_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != expected:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_stop_signal(
+    call: Callable[[], object],
+    *,
+    numbers: Collection[int] = (signal.SIGTERM, signal.SIGINT),
+    keep_handlers: bool = False,
+) -> None:
+    """Run `call` once, in a thread, when the process receives one of the signals. Call it in the main thread.
+
+    A signal handler runs in the main thread between any two of its steps, and may take no lock, not even that of a
+    `threading.Event` or of a new thread: the main thread may hold it, and would wait for itself for ever. The handler
+    therefore only writes to a pipe. With `keep_handlers`, the handlers that are set now still run, after it.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def wait() -> None:
+        os.read(reader, 1)
+        call()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(writer, b"!")
+        former = kept.get(number)
+        if callable(former):
+            former(number, frame)
+
+    kept = {number: signal.getsignal(number) for number in numbers} if keep_handlers else {}
+    threading.Thread(target=wait, name="stop-signal", daemon=True).start()
+    for number in numbers:
+        signal.signal(number, handler)

@@ -9,7 +9,6 @@ import sys
 import threading
 import uuid
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -26,7 +25,7 @@ from django_q import worker as q_worker
 # for ever on the lock of a queue whose reader was killed.
 from django_q.cluster import Sentinel
 
-from apps.core.processes import die_with_parent
+from apps.core.processes import die_with_parent, on_stop_signal
 from apps.jobs.broker import JobTableBroker
 from apps.jobs.process_health import own_cluster
 from apps.jobs.services import give_up_leases
@@ -57,11 +56,7 @@ class Supervisor(Sentinel):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(threading.Event(), threading.Event(), uuid.uuid4(), JobTableBroker(), start=False)
-        signal.signal(signal.SIGTERM, self._on_stop)
-
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        # in a thread: the main thread, which this interrupts, may hold the lock of the event
-        threading.Thread(target=self.stop_event.set).start()
+        on_stop_signal(self.stop_event.set, numbers=[signal.SIGTERM])
 
     def spawn_process(self, target: Any, *args: Any) -> Any:
         """As django-q2 does; the new process carries its role as its name."""

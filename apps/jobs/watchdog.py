@@ -13,7 +13,6 @@ import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import FrameType
 
 import structlog
 from django.conf import settings
@@ -22,7 +21,7 @@ from django.db import Error, connection
 from apps.core import clock, metrics, readiness, wake
 from apps.core.db import reason
 from apps.core.ids import new_id
-from apps.core.processes import die_with_parent
+from apps.core.processes import die_with_parent, on_stop_signal
 from apps.core.readiness import NotReady
 from apps.jobs import process_health
 from apps.jobs.chores import ChoreRunner
@@ -274,12 +273,7 @@ class Watchdog:
 
     def run(self, bind: tuple[str, int] | None) -> None:
         """Until SIGTERM or SIGINT: cluster, chores and health port."""
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            self.stopping.set()
-
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
+        on_stop_signal(self.stopping.set)
         server = ThreadingHTTPServer(bind, _Health) if bind is not None else None
         process_health.set_process_kind("worker")
         readiness.register_check("cluster", self.check_own_cluster, needed_by=(readiness.WORKER,))
@@ -301,11 +295,7 @@ def run_chores() -> None:
     """The process of the chores until SIGTERM: then what runs may end within a few seconds. Dies with its parent."""
     die_with_parent()
     stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
+    on_stop_signal(stop.set, numbers=[signal.SIGTERM])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ticks = os.environ.get(TICKS_ENV)
 

@@ -23,6 +23,7 @@ from apps.core import context, wake
 from apps.core.context import RequestContext
 from apps.core.errors import RequestTimeout, ServiceError, Unavailable
 from apps.core.ids import new_id
+from apps.core.processes import on_stop_signal
 from apps.core.waits import SLOT, RecheckResult, Wait, WaitSlot
 from byteor.server.bodies import Bodies, Body, BodyStorageFull, BodyTooSlow, ClientDisconnected, Message, Receive
 from byteor.server.bridge import Answer, Environ, Rest, Scope, WSGIApplication, call, environ_of
@@ -96,6 +97,7 @@ class Front:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._chain(number, loop)
+            on_stop_signal(self._end_at_last, keep_handlers=True)
 
     def _chain(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
         """Add a signal handler next to the server's, which runs in the event loop and is triggered by the wake-up descriptor."""
@@ -103,7 +105,6 @@ class Front:
 
         def stop(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self.stop)
-            self._end_at_last()
             if callable(former):
                 former(number, frame)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 
 from apps.runtime.agent.limits import Limits
@@ -29,8 +29,8 @@ def _log(text: str) -> None:
 
 def main(data: Path, state: Path) -> None:
     """Run until SIGTERM."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    ended: list[int] = []  # no event: a handler that takes a lock may wait for the thread that it interrupts
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     defaults = FileSource.__init__.__kwdefaults__
     assert defaults is not None
@@ -43,7 +43,8 @@ def main(data: Path, state: Path) -> None:
     pipeline = Pipeline(bundle, Limits.given(data), State(state), _log)
     pipeline.start()
     print("started", flush=True)
-    while not ended.wait(0.05):
+    while not ended:
+        time.sleep(0.05)
         if not pipeline.alive():
             print(f"ended by itself: {pipeline.problem()}", flush=True)
             sys.exit(3)

@@ -10,7 +10,6 @@ import threading
 import time
 import urllib.request
 from argparse import ArgumentParser
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
@@ -19,7 +18,7 @@ from django.core.management.base import BaseCommand
 from django.db import connection
 
 from apps.console.setup import demo as demonstration
-from apps.core.processes import die_with_parent
+from apps.core.processes import die_with_parent, on_stop_signal
 from byteor.logs import BRIEF
 from byteor.server.run import require_free
 
@@ -72,12 +71,7 @@ class Command(BaseCommand):
 
     def _run(self, world: demonstration.Demo | None) -> None:
         stopping = threading.Event()
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            stopping.set()
-
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
+        on_stop_signal(stopping.set)
         manage = str(settings.BASE_DIR / "manage.py")
         commands: list[tuple[str, ...]] = []
         if settings.BYTEOR_MODE in ("combined", "api"):
