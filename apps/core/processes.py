@@ -1,4 +1,4 @@
-"""Processes that end in time: with their parent, and when they are told to."""
+"""Processes that end in time: with their parent, and when a signal asks them to stop."""
 
 from __future__ import annotations
 

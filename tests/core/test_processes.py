@@ -1,4 +1,4 @@
-"""Processes that are told to stop."""
+"""Processes that a signal asks to stop."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def run(code: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def test_a_signal_that_comes_while_the_main_thread_holds_a_lock_waits_for_no_one_and_is_heard() -> None:
+def test_a_signal_that_comes_while_the_main_thread_holds_a_lock_waits_for_no_one_and_is_received() -> None:
     """As when it comes in the middle of `Event.wait`, which holds the lock that `Event.set` takes."""
     code = """
         import os, signal, threading
         from apps.core.processes import on_stop_signal
 
-        lock, heard = threading.Lock(), threading.Event()
+        lock, received = threading.Lock(), threading.Event()
 
         def stop():
             with lock:
-                heard.set()
+                received.set()
 
         on_stop_signal(stop)
         with lock:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
-            print("goes on", heard.is_set())
-        print("heard", heard.wait(30))
+            print("goes on", received.is_set())
+        print("received", received.wait(30))
     """
-    assert run(code) == "goes on False\nheard True\n"
+    assert run(code) == "goes on False\nreceived True\n"
 
 
 def test_handlers_that_are_kept_run_too_and_those_that_are_not_do_not() -> None:
