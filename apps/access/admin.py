@@ -20,7 +20,7 @@ from apps.access.selectors import (
     organizations_where,
     projects_where,
 )
-from apps.access.services import change_account_state, change_role, invite, prove_address, remove_member
+from apps.access.services import change_account_state, change_role, invite, remove_member
 from apps.console.base.forms import RevisedForm, ServiceForm
 from apps.console.base.model_admin import ScopedModelAdmin
 from apps.console.base.principal import principal_of
@@ -73,10 +73,12 @@ class PersonAdmin(ScopedModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Change activation and the confirmation of the address, through the services."""
-        who = principal_of(request)
-        change_account_state(actor=who, user_id=obj.pk, active=bool(form.cleaned_data["is_active"]))
-        if form.cleaned_data["address_proved"]:
-            prove_address(actor=who, user_id=obj.pk)
+        change_account_state(
+            actor=principal_of(request),
+            user_id=obj.pk,
+            active=bool(form.cleaned_data["is_active"]),
+            address_proved=bool(form.cleaned_data["address_proved"]),
+        )
 
 
 @admin.register(PersonalToken)

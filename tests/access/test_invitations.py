@@ -15,8 +15,8 @@ from django.test import Client
 
 from apps.access.models import KnownAddress, Membership, PersonalToken, User
 from apps.access.roles import Role
+from apps.access.services import change_account_state
 from apps.access.services.mail import send_due
-from apps.access.services.proofs import prove_address
 from apps.audit.models import AuditEvent
 from apps.console.setup import add_person
 from apps.core import clock
@@ -330,7 +330,7 @@ def test_only_platform_staff_confirm_an_address_in_the_console(tenant: Tenant) -
     from apps.core.errors import Forbidden
 
     with pytest.raises(Forbidden):
-        prove_address(actor=tenant.principal("alice"), user_id=ceo.pk)
+        change_account_state(actor=tenant.principal("alice"), user_id=ceo.pk, active=True, address_proved=True)
 
 
 def test_only_proved_people_see_invitations_to_their_address(tenant: Tenant) -> None:

@@ -22,7 +22,6 @@ from apps.access.services.members import (
     join_without_link,
     remove_member,
 )
-from apps.access.services.proofs import prove_address
 from apps.access.services.resets import make_reset_link, open_reset, request_password_reset, reset_password
 
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "join_without_link",
     "make_reset_link",
     "open_reset",
-    "prove_address",
     "remove_member",
     "request_password_reset",
     "reset_password",

@@ -28,7 +28,7 @@ from apps.access.principals import Principal
 from apps.access.registry import roles_changed
 from apps.access.roles import Role
 from apps.access.services.grants import begin_grant
-from apps.access.services.proofs import lock_organizations_of, prove
+from apps.access.services.proofs import lock_organizations_of, organizations_with, prove
 from apps.access.services.sign_in import end_sessions, person_ref
 from apps.audit import services as audit
 from apps.core import clock
@@ -192,14 +192,14 @@ def create_person_with_password(
     """
     address = checked_address(email)
     found = User.objects.filter(email=address).first()
-    lock_organizations_of(found.pk if found is not None else None, scope.organization_id)
-    organizations = lock_organizations_of(found.pk) if found is not None else []
+    locked = lock_organizations_of(found.pk if found is not None else None, scope.organization_id)
     user = lock_row(User.objects.filter(email=address))
     secret: Secret | None = password.text
     if user is None:
         user = User(email=address, name=name, password=password.encoded, address_proved_at=clock.now())
         user.save(force_insert=True)
     elif user.address_proved_at is None:
+        organizations = organizations_with(user.pk, locked)
         prove(actor=actor, user=user, organizations=organizations, how="command", encoded=password.encoded)
     else:
         secret = None
@@ -223,22 +223,30 @@ def create_person_with_password(
 
 
 @transaction.atomic
-def change_account_state(*, actor: Principal, user_id: uuid.UUID, active: bool) -> User:
-    """Activate or deactivate a user. Deactivation ends their sessions and tokens at once. Platform staff only.
+def change_account_state(*, actor: Principal, user_id: uuid.UUID, active: bool, address_proved: bool = False) -> User:
+    """Activate or deactivate a user, and with `address_proved` confirm their address (`proofs.prove`). Platform staff only.
 
-    Raises Conflict `last_superuser` for the last active superuser.
+    Deactivation ends their sessions and tokens at once. Raises Forbidden for other callers, NotFound, and Conflict
+    `last_superuser` for the last active superuser.
     """
     if not actor.is_superuser:
         raise Forbidden("Only platform staff can do this.")
-    # before users (lock order): the caller may confirm the address in the same transaction
     organizations = lock_organizations_of(user_id)
     # lock every superuser in one order, so that two who deactivate each other leave one
     staff = lock_rows(User.objects.filter(is_superuser=True).order_by("pk"))
     user = require_locked(User, pk=user_id)
-    if user.is_active == active:
-        return user
-    if not active and user.is_superuser and not any(each.is_active for each in staff if each.pk != user.pk):
-        raise Conflict("The last active superuser can't be deactivated.", code="last_superuser")
+    if user.is_active != active:
+        if not active and user.is_superuser and not any(each.is_active for each in staff if each.pk != user.pk):
+            raise Conflict("The last active superuser can't be deactivated.", code="last_superuser")
+        _set_active(actor, user, active)
+        for organization_id in organizations:
+            roles_changed(organization_id)
+    if address_proved:
+        prove(actor=actor.ref, user=user, organizations=organizations, how="platform staff")
+    return user
+
+
+def _set_active(actor: Principal, user: User, active: bool) -> None:
     user.is_active = active
     user.save(update_fields=["is_active"])
     if not active:
@@ -250,6 +258,3 @@ def change_account_state(*, actor: Principal, user_id: uuid.UUID, active: bool) 
         actor=actor.ref,
         target=f"person:{user.pk}",
     )
-    for organization_id in organizations:
-        roles_changed(organization_id)
-    return user

@@ -18,7 +18,7 @@ from apps.access.roles import PROJECT_ROLES, Role
 from apps.access.services.accounts import checked_address
 from apps.access.services.grants import begin_grant, end_grant
 from apps.access.services.mail import digest_of, request_mail
-from apps.access.services.proofs import INVITATION_DAYS, lock_organizations_of, prove
+from apps.access.services.proofs import INVITATION_DAYS, lock_organizations_of, organizations_with, prove
 from apps.access.services.sign_in import person_ref
 from apps.audit import services as audit
 from apps.core import clock
@@ -129,22 +129,24 @@ def invitations_of(user: User) -> QuerySet[Membership]:
     return rows if user.address_proved_at is not None else rows.none()
 
 
-def _locked_invitation(token: str) -> OpenInvitation:
-    """Return the open invitation of `token`, with its organization and row locked. Raises NotFound.
+def _locked_invitation(token: str) -> tuple[OpenInvitation, list[uuid.UUID]]:
+    """Return the open invitation of `token`, with its organization and row locked, and all organizations that are locked.
 
-    A mailed link may confirm an account: the organizations of that account are locked as well, all in one order.
+    A mailed link may confirm an account: the organizations of that account are locked as well, all in one order. Raises
+    NotFound.
     """
     found = invitation_for(token)
     if found is None:
         raise NotFound()
     owner = User.objects.filter(email=found.membership.email).first() if found.mailed else None
-    lock_organizations_of(owner.pk if owner is not None else None, found.membership.organization_id)
-    lock_organization(found.membership.organization_id)
+    locked = lock_organizations_of(owner.pk if owner is not None else None, found.membership.organization_id)
+    if found.membership.organization_id not in locked:
+        raise NotFound()
     require_locked(Membership, pk=found.membership.pk)
     now_open = invitation_for(token)
     if now_open is None:
         raise NotFound()
-    return now_open
+    return now_open, locked
 
 
 def _activate(row: Membership, user: User) -> Membership:
@@ -172,7 +174,7 @@ def accept_as_new_person(*, token: str, encoded: str, name: str = "") -> User:
     added end. Raises NotFound if the link is not open, and Conflict `account_exists` for any other existing account
     (which can sign in and join).
     """
-    invitation = _locked_invitation(token)
+    invitation, locked = _locked_invitation(token)
     row = invitation.membership
     exists = Conflict(
         "This link can't make an account for this address. If you have one, sign in and then join. "
@@ -192,11 +194,10 @@ def accept_as_new_person(*, token: str, encoded: str, name: str = "") -> User:
         except IntegrityError:
             raise exists from None
     else:
-        organizations = lock_organizations_of(found.pk) if invitation.mailed else []
-        locked = lock_row(User.objects.filter(pk=found.pk, is_active=True, address_proved_at__isnull=True))
-        if locked is None or not invitation.mailed:
+        unproved = lock_row(User.objects.filter(pk=found.pk, is_active=True, address_proved_at__isnull=True))
+        if unproved is None or not invitation.mailed:
             raise exists
-        user = locked
+        user, organizations = unproved, organizations_with(found.pk, locked)
         prove(actor=person_ref(user), user=user, organizations=organizations, how="mailed invitation", encoded=encoded)
         User.objects.filter(pk=user.pk).update(name=name[:200])
     _activate(row, user)
@@ -225,7 +226,7 @@ def join(*, user: User, token: str) -> Membership:
 
     Raises NotFound if the link is not open, and Conflict `other_account`, `password_needed` or `address_not_proved`.
     """
-    invitation = _locked_invitation(token)
+    invitation, _ = _locked_invitation(token)
     fresh = require_locked(User, pk=user.pk, is_active=True)
     refusal = why_not_join(fresh, invitation)
     if refusal is not None:

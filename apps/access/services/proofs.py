@@ -6,17 +6,15 @@ import datetime as dt
 import uuid
 
 from django.contrib.auth.hashers import make_password
-from django.db import transaction
+from django.db.models import Q
 
 from apps.access.models import KnownAddress, Membership, MemberStatus, PasswordReset, PersonalToken, User
-from apps.access.principals import Principal
 from apps.access.registry import roles_changed
 from apps.access.services.grants import end_grant
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import ActorRef
-from apps.core.db import lock_rows, require_locked
-from apps.core.errors import Forbidden
+from apps.core.db import lock_rows
 from apps.tenancy.models import Organization
 
 INVITATION_DAYS = 7
@@ -27,6 +25,16 @@ def lock_organizations_of(user_id: uuid.UUID | None, *others: uuid.UUID) -> list
     ids = Membership.objects.filter(user_id=user_id).values_list("organization_id", flat=True) if user_id else []
     rows = Organization.objects.filter(pk__in={*ids, *others}, deleted_at__isnull=True).order_by("pk")
     return [row.pk for row in lock_rows(rows)]
+
+
+def organizations_with(user_id: uuid.UUID, among: list[uuid.UUID]) -> list[uuid.UUID]:
+    """Return those of the locked organizations `among` in which a user is a member, in their order.
+
+    To lock them anew with the user's row would take an organization that the user joined meanwhile out of order.
+    """
+    rows = Membership.objects.filter(user_id=user_id, organization_id__in=among)
+    found = set(rows.values_list("organization_id", flat=True))
+    return [organization_id for organization_id in among if organization_id in found]
 
 
 def record_for_person(*, action: str, actor: ActorRef, user: User, organizations: list[uuid.UUID], how: str) -> None:
@@ -57,7 +65,8 @@ def prove(*, actor: ActorRef, user: User, organizations: list[uuid.UUID], how: s
     with `lock_organizations_of` and the user's row locked.
 
     The password becomes `encoded` (None: no usable one), sessions and tokens end, and each membership becomes an
-    invitation for seven days, which the user accepts after signing in. No effect on a confirmed account.
+    invitation for seven days, which the user accepts after signing in. No effect on a confirmed account. Memberships
+    below a tombstone are left to the purge, which locks them in an order of its own.
     """
     if user.address_proved_at is not None:
         return
@@ -66,7 +75,10 @@ def prove(*, actor: ActorRef, user: User, organizations: list[uuid.UUID], how: s
     user.password = encoded or make_password(None)
     user.save(update_fields=["address_proved_at", "origin_organization_id", "password"])
     end_credentials(user)
-    for row in Membership.objects.filter(user=user).order_by("pk"):
+    memberships = Membership.objects.filter(
+        Q(project__isnull=True) | Q(project__deleted_at__isnull=True), user=user, organization__deleted_at__isnull=True
+    )
+    for row in memberships.order_by("pk"):
         end_grant(row, at=now)
         Membership.objects.filter(pk=row.pk).update(
             user=None,
@@ -79,14 +91,3 @@ def prove(*, actor: ActorRef, user: User, organizations: list[uuid.UUID], how: s
     for organization_id in organizations:
         roles_changed(organization_id)
     record_for_person(action="person.address_proved", actor=actor, user=user, organizations=organizations, how=how)
-
-
-@transaction.atomic
-def prove_address(*, actor: Principal, user_id: uuid.UUID) -> User:
-    """Confirm an account's address, by platform staff. Raises Forbidden for other callers, and NotFound."""
-    if not actor.is_superuser:
-        raise Forbidden("Only platform staff can do this.")
-    organizations = lock_organizations_of(user_id)
-    user = require_locked(User, pk=user_id)
-    prove(actor=actor.ref, user=user, organizations=organizations, how="platform staff")
-    return user
