@@ -24,6 +24,7 @@ from django.db import connection, models, transaction  # noqa: E402
 
 from apps.access.roles import Role  # noqa: E402
 from apps.agents.models import Agent, AgentKey  # noqa: E402
+from apps.agents.registry import desired_source  # noqa: E402
 from apps.approvals.models import Approval, ApprovalEvent, Decision  # noqa: E402
 from apps.audit.models import AuditEvent  # noqa: E402
 from apps.blobs import orphans  # noqa: E402
@@ -214,6 +215,15 @@ def key_set_version(organization_id: str) -> int:
     return signing.key_set_version(uuid.UUID(organization_id))
 
 
+def directives(environment_id: str) -> dict[str, int | None]:
+    """{agent: number of the directive for what it should run now}; None until it has asked for that."""
+    rows = Agent.objects.enrolled().filter(environment_id=environment_id)
+    wanted = {row: desired_source().desired(row).content() for row in rows}
+    return {
+        row.name: row.directive_seq if row.directive_content == content else None for row, content in wanted.items()
+    }
+
+
 def fill(environment_id: str, rows: int) -> None:
     """Many drafts, so that deleting what is above them takes a chore and several chunks."""
     here = Environment.objects.get(pk=environment_id)
@@ -234,6 +244,7 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
         busy,
         run_chore,
         move_back,
+        directives,
         fill,
     )
 }

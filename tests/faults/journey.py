@@ -333,6 +333,8 @@ class Journey:
         if self.deleted:
             return
         until(lambda: not self.stack.look_into("busy", environment_id=self.environment), PATIENCE)
+        # an agent that was just started has not yet asked what to do, and reports only after it has done it
+        until(self._directives_are_followed, PATIENCE)
         until(lambda: all(not host.kept("outbox.json") for host in self.hosts), PATIENCE)
         self.until(
             lambda: all(
@@ -340,6 +342,12 @@ class Journey:
                 for row in self.alice.get(f"{self.env}/agents")["results"]
             )
         )
+
+    def _directives_are_followed(self) -> bool:
+        """True if each host that is on has carried out what it should do now."""
+        numbers = self.stack.look_into("directives", environment_id=self.environment)
+        followed = {host.name: host.kept("memory.json") for host in self.hosts if host.service is not None}
+        return all(memory and memory["directive_seq"] == numbers[name] for name, memory in followed.items())
 
     def _active(self, name: str) -> Any:
         return next(host.kept("active.json") for host in self.hosts if host.name == name)
