@@ -11,6 +11,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
 from django.db import IntegrityError, models, transaction
+from django.db.models import Q
 
 from apps.audit import services as audit
 from apps.core import clock
@@ -251,6 +252,19 @@ def _locked(node: N) -> N:
     return fresh
 
 
+def _lock_with_namesake(node: Organization | Project | Environment, slug: str) -> None:
+    """Lock `node` and its sibling that has `slug`, in the order of their keys.
+
+    Two nodes that get each other's slug at one moment would otherwise wait for each other in the index.
+    """
+    namesake = Q(slug=slug)
+    if isinstance(node, Project):
+        namesake &= Q(organization=node.organization_id)
+    elif isinstance(node, Environment):
+        namesake &= Q(project=node.project_id)
+    lock_rows(type(node).objects.filter(Q(pk=node.pk) | namesake, deleted_at__isnull=True).order_by("pk"))
+
+
 def settings_of(environment: Environment) -> EnvironmentSettings:
     """Return the settings of an environment as one value."""
     names = (each.name for each in fields(EnvironmentSettings))
@@ -266,6 +280,8 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
     Raises Conflict `slug_taken` or `posture_fixed`, and PreconditionFailed if `expected_rev` is not the stored
     revision.
     """
+    if "slug" in changes:
+        _lock_with_namesake(node, changes["slug"])
     fresh = _locked(node)
     if expected_rev is not None and fresh.rev != expected_rev:
         raise PreconditionFailed("It has changed since you read it.")
