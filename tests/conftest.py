@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import time_machine
 from django.apps import apps
@@ -23,9 +24,19 @@ from apps.core.triggers import AppendOnly
 from apps.limits import overrides
 from tests.answers import answers_are_as_declared
 from tests.copies import tenants
+from tests.soak import SOAKS
 from tests.support import Caller, Tenant, caller_for, trigger_operations
 
 __all__ = ["answers_are_as_declared"]
+
+hypothesis.settings.register_profile(
+    "suite",
+    # no example fails for the machine being busy, and only a soak tries others than the time before
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=not any(variable in os.environ for _, variables in SOAKS.values() for variable in variables),
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if mine["LOCATION"].startswith(("redis://", "rediss://")):
             url, _, database = mine["LOCATION"].rpartition("/")
             mine["LOCATION"] = f"{url}/{(int(database) - number) % 16}"
+            # processes that its tests start count there too: no other test process empties it meanwhile
+            os.environ["BYTEOR_CLOUD_REDIS_URL"] = mine["LOCATION"]
         else:
             mine["LOCATION"] += f".{worker}"
 

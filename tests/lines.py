@@ -12,8 +12,12 @@ def whole_lines(path: Path) -> list[str]:
 
     A reader can meet the writer in the middle of its last line: what follows the last line feed is left out.
     """
-    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-    return text.split("\n")[:-1]
+    return log_text(path).split("\n")[:-1]
+
+
+def log_text(path: Path) -> str:
+    """All that is written so far, also in the middle of a character; empty where there is no file."""
+    return path.read_bytes().decode(errors="replace") if path.exists() else ""
 
 
 def json_lines(path: Path) -> list[Any]:

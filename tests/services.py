@@ -9,6 +9,7 @@ import contextlib
 import glob
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -46,11 +47,30 @@ def without(missing: Missing) -> NoReturn:
     pytest.skip(str(missing))
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+PORTS = range(10_000, 65_000)
+_reservations: list[socket.socket] = []
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of `host` that nothing listens on, for a server that is started later, and again after it ended.
+
+    The kernel takes none of these ports for a connection, and no other test process is given it while this one lives.
+    """
+    lowest, highest = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    candidates = [port for port in PORTS if not lowest <= port <= highest]
+    for _ in range(1000):
+        port = random.SystemRandom().choice(candidates)
+        reservation = socket.socket(socket.AF_UNIX)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                reservation.bind(f"\0byteor-test-port-{port}")  # abstract: it ends with this process
+                probe.bind((host, port))
+            except OSError:
+                reservation.close()
+                continue
+        _reservations.append(reservation)
+        return port
+    raise RuntimeError("no port is free")
 
 
 def _answers(url: str) -> bool:

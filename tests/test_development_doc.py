@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(480)]
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("apps", "byteor", "docs", "static", "templates", "tests", "manage.py", "pyproject.toml")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.test_development_doc import PARTS, ROOT, apply, recipe
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(480)]
 
 JOB, PAGE = "Add a job", "Add a page"
 PASSED = {

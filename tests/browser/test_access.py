@@ -19,7 +19,7 @@ from apps.tenancy.scope import Scope
 from tests.browser.pages import follow, started
 from tests.support import PASSWORD, Tenant
 
-pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(240)]
 NEW = "a password that is new"
 
 

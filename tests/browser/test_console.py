@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tests.browser.pages import follow, sign_in
 from tests.flows.world import World, running, until
 
-pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(480)]
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 LISTS = (

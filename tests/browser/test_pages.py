@@ -14,7 +14,7 @@ from playwright.sync_api import Browser
 
 from tests.browser.pages import follow
 
-pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(240)]
 
 
 class Slow(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from tests.browser.pages import follow, sign_in
 from tests.flows.world import World, running, until
 from tests.lines import json_lines
 
-pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.browser, pytest.mark.timeout(480)]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tests.faults.conftest import EVERY, VENDORS
 from tests.faults.journey import PATIENCE, Journey
 from tests.faults.stack import Stack
 from tests.flows.world import until
+from tests.processes import is_alive
 
 LONG_ROAD = 8
 
@@ -57,14 +57,6 @@ _undisturbed: dict[tuple[str, str], dict[str, Any]] = {}
 _numbers = iter(range(10_000))
 
 
-def _is_dead(pid: int) -> bool:
-    """Ended, or waiting only for its parent to look."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def _walk(stack: Stack, road: Road, case: Case | None, expected: dict[str, Any] | None = None) -> dict[str, Any]:
     """The end state of the road; on the way a process is killed at the point of `case`."""
     journey = Journey(stack, f"{road.__name__}-{next(_numbers)}")
@@ -77,7 +69,7 @@ def _walk(stack: Stack, road: Road, case: Case | None, expected: dict[str, Any] 
             points = journey.hosts[0].points if case.on_host else stack.points
             hit = points.hit()
             assert hit is not None, f"{case.point} was never reached"
-            until(lambda: _is_dead(hit["pid"]), PATIENCE)
+            until(lambda: not is_alive(hit["pid"]), PATIENCE)
         until(lambda: not stack.look_into("violations", at_rest=True), PATIENCE)
         if journey.deleted:
             return journey.snapshot()

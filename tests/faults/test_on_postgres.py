@@ -13,7 +13,7 @@ from tests.faults.stack import Stack
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("case", cases_on("postgres"))
 def test_killed_there_the_road_ends_as_if_nothing_had_happened(stack_on: Callable[[str], Stack], case: Case) -> None:
     check(stack_on("postgres"), case)

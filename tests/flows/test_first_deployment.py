@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.flows.world import ROOT, World, free_port, running, until
+from tests.lines import json_lines, log_text
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(480)]
 
 SCRIPT = ROOT / "docs" / "first_deployment.py"
 
@@ -29,7 +30,7 @@ def make_first_deployment(world: World) -> subprocess.CompletedProcess[str]:
 
 def test_the_first_deployment_of_the_readme_runs_on_all_agents_of_the_demo(tmp_path: Path) -> None:
     with running(tmp_path, "--demo", migrated=False) as world:
-        until(lambda: "Sign in" in (tmp_path / "up.log").read_text(), 90)
+        until(lambda: "Sign in" in log_text(tmp_path / "up.log"), 90)
         done = make_first_deployment(world)
         assert done.returncode == 0, done.stdout + done.stderr
         agents = re.findall(r"(till-\w+): (\w+)", done.stdout)
@@ -39,8 +40,7 @@ def test_the_first_deployment_of_the_readme_runs_on_all_agents_of_the_demo(tmp_p
         assert done.stdout.rstrip().endswith("active")
         for home in (Path(world.environment["BYTEOR_CLOUD_DATA_DIR"]) / "demo" / "agents").iterdir():
             out = home / "data" / "hello.jsonl"
-            line = until(lambda out=out: out.exists() and out.read_text().partition("\n")[0])
-            record = json.loads(line)
+            record = until(lambda out=out: json_lines(out))[0]
             assert "order_id" in record
             assert "customer" not in record
         # once more: the same draft's name and version are no obstacle

@@ -9,8 +9,9 @@ import pytest
 
 from tests.flows.test_road import deploy, emitted, feed, reach
 from tests.flows.world import SPEC, Api, running, until
+from tests.lines import log_text
 
-pytestmark = [pytest.mark.alone, pytest.mark.postgres, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.postgres, pytest.mark.timeout(480)]
 
 
 def test_a_leaked_key_is_taken_out_of_use_while_the_pipeline_runs(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_a_leaked_key_is_taken_out_of_use_while_the_pipeline_runs(tmp_path: Path
             assert set(emitted(host, number)) == {"id", *names}
 
         def followed(version: int) -> None:
-            until(lambda: f"key set version {version} accepted" in (host / "log").read_text())
+            until(lambda: f"key set version {version} accepted" in log_text(host / "log"))
 
         comes_out("card")
         (leaked,) = alice.get(f"{org}/signing-keys")["results"]

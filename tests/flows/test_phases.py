@@ -12,7 +12,7 @@ import pytest
 
 from tests.flows.world import ROOT, SPEC, Api, config, running, until
 
-pytestmark = [pytest.mark.alone, pytest.mark.postgres, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.postgres, pytest.mark.timeout(480)]
 
 AGENTS, TWELFTH = 30, 11
 ENROLL = """

@@ -19,7 +19,7 @@ import pytest
 from tests.flows.world import ROOT, SPEC, Api, World, config, free_port, running, until
 from tests.lines import json_lines
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(480)]
 
 
 def deploy(api: Api, env: str, version_id: str, *rules: str) -> dict:
@@ -155,17 +155,17 @@ def test_the_main_road(world: World):
 
 
 def test_health_readiness_metrics_and_install(world: World) -> None:
-    with urllib.request.urlopen(f"{world.url}/healthz", timeout=5) as answer:
+    with urllib.request.urlopen(f"{world.url}/healthz", timeout=30) as answer:
         assert json.load(answer) == {"status": "ok"}
-    with urllib.request.urlopen(f"{world.url}/readyz", timeout=5) as answer:
+    with urllib.request.urlopen(f"{world.url}/readyz", timeout=30) as answer:
         checks = json.load(answer)["checks"]
     assert {"database", "migrations", "cache", "storage", "worker"} <= set(checks)
-    with urllib.request.urlopen(f"{world.url}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"{world.url}/metrics", timeout=30) as answer:
         assert b"byteor_agents" in answer.read()
-    with urllib.request.urlopen(f"{world.url}/install/byteor-agent.pyz", timeout=5) as answer:
+    with urllib.request.urlopen(f"{world.url}/install/byteor-agent.pyz", timeout=30) as answer:
         digest = hashlib.sha256(answer.read()).hexdigest()
     request = urllib.request.Request(f"{world.url}/install.sh", headers={"Host": "localhost"})
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         script = answer.read().decode()
     assert digest in script
     assert world.url in script
@@ -226,8 +226,6 @@ def test_killing_up_leaves_no_child_behind(tmp_path: Path):
 
     with running(tmp_path) as world:
         until(lambda: len(marked()) > 4)
-        parents = [pid for pid in marked() if b"up" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
-        for pid in parents:
-            os.kill(pid, signal.SIGKILL)
-        until(lambda: not marked(), 15)
+        os.kill(world.pid, signal.SIGKILL)
+        until(lambda: not marked(), 30)
         assert world.children == []

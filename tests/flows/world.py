@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 
+from tests.lines import log_text
 from tests.prepared import migrate
 from tests.services import free_port
 
@@ -184,7 +185,7 @@ def running(home: Path, *arguments: str, migrated: bool = True) -> Iterator[Worl
         world = World(home, environment, f"http://127.0.0.1:{port}", pid=process.pid)
 
         def ready() -> bool:
-            assert process.poll() is None, (home / "up.log").read_text()
+            assert process.poll() is None, log_text(home / "up.log")
             try:
                 with urllib.request.urlopen(f"{world.url}/readyz", timeout=10) as answer:
                     return bool(json.load(answer)["status"] == "ready")

@@ -14,7 +14,7 @@ from tests.deployments.world import World
 from tests.races.conftest import Racers, post, statuses
 from tests.support import Caller, caller_for, give_role, make_person
 
-pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 
 PEOPLE = 50
 A_DAY_AND_MORE = 25 * 3600

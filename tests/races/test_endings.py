@@ -18,7 +18,7 @@ from tests import invariants
 from tests.deployments.world import Host, World
 from tests.races.conftest import Racers, post, statuses
 
-pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 
 
 def status_report(host: Host, directive: Directive, status: str, **more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tests.deployments.world import SPEC, World
 from tests.races.conftest import Racers, post, statuses
 from tests.support import Caller
 
-pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 
 
 def test_fifty_requests_for_a_cap_of_four(staging: World, racers: Racers) -> None:

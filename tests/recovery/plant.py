@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.flows.world import ROOT, Api, free_port, until
+from tests.lines import log_text
 from tests.prepared import migrate
 
 LEASE_SECONDS = "1.5"
@@ -131,7 +132,7 @@ class Plant:
 
     def logged(self, text: str) -> bool:
         """Whether the log holds `text`."""
-        return text in self.log.read_text()
+        return text in log_text(self.log)
 
     def all_once(self, subjects: list[str], seconds: float = 60) -> None:
         """Wait until each has its effect and is completed; AssertionError for one that has two."""

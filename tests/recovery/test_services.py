@@ -19,7 +19,7 @@ from tests.flows.world import until
 from tests.recovery.plant import Failed, Plant, plant
 from tests.services import PostgresServer, RedisServer
 
-pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(480)]
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

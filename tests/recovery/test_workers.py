@@ -13,7 +13,7 @@ from tests.flows.world import SPEC, Api, until
 from tests.flows.world import running as up
 from tests.recovery.plant import Plant, children_of
 
-pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.alone, pytest.mark.faults, pytest.mark.timeout(480)]
 
 
 @pytest.mark.parametrize(

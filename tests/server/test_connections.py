@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-import time
+import struct
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -11,8 +12,14 @@ import pytest
 
 from byteor.server.connections import Connections
 from byteor.server.limits import Limits
+from tests.flows.world import until
 
 pytestmark = pytest.mark.alone
+
+
+def _acknowledged(served: socket.socket) -> int:
+    """Bytes that the client's kernel has acknowledged: `tcpi_bytes_acked`."""
+    return int(struct.unpack_from("Q", served.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160), 120)[0])
 
 
 class Readers:
@@ -22,10 +29,12 @@ class Readers:
         self._stack = stack
         self._listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._taken: Counter[socket.socket] = Counter()
 
     def join(self) -> None:
         client = self._stack.enter_context(socket.socket())
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(30)
         client.connect(self._listening.getsockname())
         client.sendall(b"please")
         served, _ = self._listening.accept()
@@ -41,14 +50,12 @@ class Readers:
                 served.send(b"x" * 1024 * 1024)
 
     def read(self, most: int) -> None:
-        """Each client reads about so much."""
-        for client, _ in self.pairs:
-            client.settimeout(0.05)
-            with suppress(OSError):
-                taken = 0
-                while taken < most and (piece := client.recv(min(4096, most - taken))):
-                    taken += len(piece)
-        time.sleep(0.05)
+        """Each client reads so much, and acknowledges it."""
+        for client, served in self.pairs:
+            wanted = self._taken[client] + most
+            while self._taken[client] < wanted:
+                self._taken[client] += len(client.recv(min(4096, wanted - self._taken[client])))
+            until(lambda served=served, client=client: _acknowledged(served) >= self._taken[client])  # type: ignore[misc]
         self.answer()
 
     def ended(self) -> list[bool]:

@@ -34,7 +34,7 @@ def begin(server: Served, length: int, piece: bytes = b"x", address: str = "192.
 
 def test_a_body_that_stops_coming_is_408_and_its_connection_is_closed() -> None:
     with serving(Limits(body_idle_seconds=0.3), echo) as server:
-        answer = begin(server, 500).result(10)
+        answer = begin(server, 500).result()
     assert answer.status == 408
     assert answer.headers["connection"] == "close"
     assert answer.headers["content-type"] == "application/problem+json"
@@ -44,46 +44,47 @@ def test_a_body_that_stops_coming_is_408_and_its_connection_is_closed() -> None:
 
 def test_a_body_that_trickles_is_408_when_its_whole_time_is_over() -> None:
     with serving(Limits(body_idle_seconds=5, body_seconds=0.5), echo) as server:
-        exchange, began = begin(server, 500), time.monotonic()
-        while exchange.done is not None and not exchange.done.done() and time.monotonic() - began < 10:
+        began = time.monotonic()
+        exchange = begin(server, 500)
+        while exchange.done is not None and not exchange.done.done() and time.monotonic() - began < 30:
             exchange.send(b"x", more=True)
             time.sleep(0.05)
-        assert exchange.result(1).status == 408
-        assert time.monotonic() - began > 0.4
+        assert exchange.result().status == 408
+        assert time.monotonic() - began >= 0.5
 
 
 def test_a_large_body_has_more_time_for_its_bytes() -> None:
-    with serving(Limits(body_seconds=0.1, body_bytes_per_second=1000), echo) as server:
+    with serving(Limits(body_seconds=0.1, body_bytes_per_second=100), echo) as server:
         exchange = begin(server, 2000, b"x" * 1000)
         time.sleep(0.5)
         exchange.send(b"x" * 1000, more=False)
-        assert exchange.result(10).body == b"2000 x"
+        assert exchange.result().body == b"2000 x"
 
 
 def test_over_its_bound_the_oldest_incomplete_body_of_an_address_goes_and_one_that_is_complete_is_served() -> None:
-    with serving(Limits(bodies_open_per_address=3), echo) as server:
+    with serving(Limits(bodies_open_per_address=3, body_idle_seconds=60), echo) as server:
         elsewhere = begin(server, 500, address="192.0.2.2")
         slow = [begin(server, 500) for _ in range(3)]
         server.until(lambda: server.front.open_bodies == 4)
         assert server.call("POST", "/", body=b"at once").body == b"7 a"
-        whole = server.begin("POST", "/", body=b"at once", address="192.0.2.1").result(10)
+        whole = server.begin("POST", "/", body=b"at once", address="192.0.2.1").result()
         assert whole.body == b"7 a"
-        assert slow[0].result(10).status == 408
+        assert slow[0].result().status == 408
         for exchange in (*slow[1:], elsewhere):
             exchange.send(b"y" * 499, more=False)
-            assert exchange.result(10).body == b"500 x"
+            assert exchange.result().body == b"500 x"
         assert server.front.open_bodies == 0
 
 
 def test_over_the_bound_of_all_the_address_with_most_gives_way() -> None:
-    with serving(Limits(bodies_open=3), echo) as server:
+    with serving(Limits(bodies_open=3, body_idle_seconds=60), echo) as server:
         few, many = begin(server, 2, address="192.0.2.2"), [begin(server, 2) for _ in range(2)]
         server.until(lambda: server.front.open_bodies == 3)
         last = begin(server, 2, address="192.0.2.3")
-        assert many[0].result(10).status == 408
+        assert many[0].result().status == 408
         for exchange in (few, many[1], last):
             exchange.send(b"y", more=False)
-            assert exchange.result(10).body == b"2 x"
+            assert exchange.result().body == b"2 x"
 
 
 def test_long_bodies_lie_in_files_and_503_when_those_are_full() -> None:
@@ -91,11 +92,11 @@ def test_long_bodies_lie_in_files_and_503_when_those_are_full() -> None:
     with serving(limits, echo) as server:
         first = begin(server, 6000, b"a" * 3000)
         server.until(lambda: server.front.bytes_in_files == 6000)
-        refused = begin(server, 6000, b"b" * 3000).result(10)
+        refused = begin(server, 6000, b"b" * 3000).result()
         assert (refused.status, refused.json()["code"]) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) > 0
         first.send(b"c" * 3000, more=False)
-        assert first.result(10).body == b"6000 a"
+        assert first.result().body == b"6000 a"
         server.until(lambda: server.front.bytes_in_files == 0)
         assert server.call("POST", "/", body=b"d" * 6000).body == b"6000 d"
 
@@ -116,7 +117,7 @@ def test_bodies_that_could_not_be_kept_take_no_space_from_later_ones(
             for _ in range(3):
                 exchange = begin(server, 6000, b"a" * 3000)
                 exchange.send(b"b" * 3000, more=False)
-                assert exchange.result(10).status == 500
+                assert exchange.result().status == 500
         assert server.front.bytes_in_files == 0
         assert server.call("POST", "/", body=b"d" * 6000).body == b"6000 d"
 
@@ -126,7 +127,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_is_forgotten() -> None:
         exchange = begin(server, 6000, b"a" * 3000)
         server.until(lambda: server.front.bytes_in_files == 6000)
         exchange.hang_up()
-        assert exchange.result(10).status == 0
+        assert exchange.result().status == 0
         assert (server.front.bytes_in_files, server.front.open_bodies) == (0, 0)
 
 
@@ -141,7 +142,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_is_forgotten() -> None:
 )
 def test_a_body_that_is_refused_by_its_head_is_not_read(headers: dict[str, str], status: int) -> None:
     with serving() as server:
-        answer = server.begin("POST", "/api/v1/orgs", body=None, headers=headers).result(10)
+        answer = server.begin("POST", "/api/v1/orgs", body=None, headers=headers).result()
     assert (answer.status, answer.headers["connection"]) == (status, "close")
 
 
@@ -184,17 +185,17 @@ def test_a_reader_that_stops_holds_no_thread_and_its_answer_is_closed_when_it_go
         assert server.call("GET", "/").status == 200
         assert not closed.is_set()
         unread[0].hang_up()
-        assert closed.wait(10)
+        assert closed.wait(30)
         for exchange in unread[1:]:
             exchange.reading.set()
-            assert len(exchange.result(20).body) == 15_000_000
+            assert len(exchange.result().body) == 15_000_000
 
 
 def test_more_than_the_queue_takes_is_503_with_when_to_come_again() -> None:
     gate = threading.Event()
 
     def application(environ: Environ, start_response: Callable[..., Any]) -> list[bytes]:
-        gate.wait(20)
+        gate.wait(60)
         return echo(environ, start_response)
 
     with serving(Limits(threads=1, queue=2), application) as server:
@@ -202,7 +203,7 @@ def test_more_than_the_queue_takes_is_503_with_when_to_come_again() -> None:
         away = server.call("GET", "/api/v1/x")
         assert (away.status, away.json()["code"], away.headers["retry-after"]) == (503, "overloaded", "1")
         gate.set()
-        assert [exchange.result(10).status for exchange in taken] == [200] * 3
+        assert [exchange.result().status for exchange in taken] == [200] * 3
 
 
 def test_an_application_that_breaks_is_a_500_without_details() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.world import ROOT, until
+from tests.processes import is_alive
 from tests.web import Server
 
 pytestmark = pytest.mark.alone
@@ -37,13 +38,6 @@ def _free(server: Server) -> bool:
     return True
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_taken_port_is_one_line_and_exit_2(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
@@ -55,14 +49,14 @@ def test_a_taken_port_is_one_line_and_exit_2(tmp_path: Path) -> None:
 
 
 def test_serves_its_static_files_ends_with_its_parent_and_leaves_the_port_free(server: Server) -> None:
-    with urllib.request.urlopen(f"{server.url}/static/admin/css/base.css", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.url}/static/admin/css/base.css", timeout=30) as answer:
         assert answer.status == 200
     worker = server.worker
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
-    until(lambda: not _alive(worker), 10)
+    until(lambda: not is_alive(worker))
     # the last thread of a process that was killed gives the socket back
-    until(lambda: _free(server), 10)
+    until(lambda: _free(server))
 
 
 @pytest.fixture
@@ -87,14 +81,16 @@ def test_sigterm_ends_it_within_ten_seconds_whatever_its_clients_do(
     server.process.wait(25)
     # without its own limit it is thirty or more
     assert time.monotonic() - began < 10
-    assert not _alive(worker)
+    assert not is_alive(worker)
 
 
 @pytest.mark.parametrize(("length", "status"), [(40_000, b"200"), (100_000, b"431")])
 def test_a_long_head_is_not_held_while_it_comes(server: Server, length: int, status: bytes) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as client:
-        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nX-Long: " + b"x" * length)
-        if status == b"200":
-            client.sendall(b"\r\n\r\n")
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        # the server may answer and close in the middle of a head that is too long
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nX-Long: " + b"x" * length)
+            if status == b"200":
+                client.sendall(b"\r\n\r\n")
         assert client.recv(12).split()[1] == status

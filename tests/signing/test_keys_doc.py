@@ -13,7 +13,7 @@ from apps.signing.models import SigningKey
 from tests.deployments.world import World
 from tests.support import Tenant
 
-pytestmark = [pytest.mark.alone, pytest.mark.django_db(transaction=True), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.alone, pytest.mark.django_db(transaction=True), pytest.mark.timeout(240)]
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "keys.md"
 

@@ -15,7 +15,7 @@ from apps.blobs.store import BucketStore, _s3_client
 from apps.core.errors import StorageUnavailable
 from tests.storage.proxy import BUCKET, CREDENTIALS, FaultProxy
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

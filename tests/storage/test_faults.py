@@ -22,7 +22,7 @@ from tests.lines import whole_lines
 from tests.recovery.plant import Plant, plant
 from tests.storage.proxy import BUCKET, CREDENTIALS, FaultProxy
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(480)]
 
 FAULTS = os.environ.get("BYTEOR_STORAGE_FAULTS", "hang,403").split(",")
 SECONDS = float(os.environ.get("BYTEOR_STORAGE_SECONDS", "5"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from apps.runtime.agent.build import build_pyz
 from apps.runtime.faults import VARIABLE
-from tests.lines import json_lines
+from tests.lines import json_lines, log_text
 from tests.runtime.agent.fake_control_plane import ControlPlane
 from tests.runtime.agent.waiting import until
 
@@ -52,7 +52,7 @@ class Host:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=30)
             self.process = None
 
     def feed(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Host:
         return beat
 
     def log(self) -> str:
-        return (self.home / "log").read_text()
+        return log_text(self.home / "log")
 
     def reported(self, status: str, code: str = "") -> dict[str, Any]:
         found: dict[str, Any] = until(

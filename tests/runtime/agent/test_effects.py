@@ -18,6 +18,7 @@ from apps.runtime.agent import effects as module
 from apps.runtime.agent.effects import HostEffects
 from apps.runtime.agent.limits import Limits
 from apps.runtime.ops.effects import EffectFailed, EffectRefused
+from tests.processes import is_alive
 from tests.runtime.agent.waiting import until
 
 
@@ -182,19 +183,12 @@ def test_its_output_stays_on_this_host_and_is_capped(host: HostEffects, tmp_path
     assert log.stat().st_size < 32 * 1024
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 CHILD = "sleep 300 & echo $! > child; echo $$ > leader; "
 
 
 def ends_all(data: Path) -> None:
     pids = [int((data / name).read_text()) for name in ("child", "leader")]
-    until(lambda: not any(alive(pid) for pid in pids))
+    until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_a_program_that_takes_too_long_is_ended_with_all_that_it_started(
@@ -216,7 +210,7 @@ def test_stopping_ends_what_is_under_way_and_what_comes_after(host: HostEffects,
     thread.start()
     until(lambda: (tmp_path / "data" / "leader").exists() and (tmp_path / "data" / "leader").read_text())
     host.stop()
-    thread.join(timeout=10)
+    thread.join(timeout=40)
     assert codes == ["stopping"]
     ends_all(tmp_path / "data")
     assert failure(lambda: host.exec(sh("exit 0"), b"x")) == "stopping"

@@ -14,7 +14,7 @@ import pytest
 from apps.runtime.agent.client import Answer, Client, Refused, Unreachable, Unsendable
 from apps.runtime.agent.poster import Poster
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 class Peer:

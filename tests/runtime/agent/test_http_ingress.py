@@ -24,14 +24,9 @@ from apps.runtime.agent.state import State
 from apps.runtime.bundle import read_bundle, verify_bundle
 from tests.lines import json_lines
 from tests.runtime.making import Maker, acting
+from tests.services import free_port
 
-pytestmark = pytest.mark.timeout(90)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+pytestmark = pytest.mark.timeout(240)
 
 
 class Ingress:

@@ -20,15 +20,10 @@ from apps.runtime.interpreter import Interpreter, Outcome
 from tests.lines import whole_lines
 from tests.runtime.agent.waiting import until
 from tests.runtime.making import Maker
+from tests.services import free_port
 
 EXAMPLES = Path(__file__).parents[3] / "docs/examples"
 SPEC = (EXAMPLES / "21-fan-out-and-merge.kv").read_text()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Host:
@@ -38,7 +33,7 @@ class Host:
         self.state = State(home / "state", lock=False)
         self.logged: list[str] = []
         self.config: dict[str, Any] = json.loads((EXAMPLES / "config-fan-out.json").read_text())
-        self.port = self.config["adapters"]["ingress"]["lanes"]["market"]["port"] = _free_port()
+        self.port = self.config["adapters"]["ingress"]["lanes"]["market"]["port"] = free_port()
         self.pipeline: Pipeline | None = None
 
     def start(self) -> Pipeline:
@@ -129,7 +124,7 @@ def test_one_file_under_two_names_is_refused_and_a_port_that_is_taken_leaves_no_
     with pytest.raises(ActivationError, match="path_not_allowed"):
         host.start()
     egress["orders"]["path"] = "raw.jsonl"
-    other = _free_port()
+    other = free_port()
     host.config["adapters"]["ingress"]["lanes"] = {
         "shop": {"type": "http", "port": other},
         "market": {"type": "http", "port": host.port},
@@ -145,7 +140,7 @@ def test_one_file_under_two_names_is_refused_and_a_port_that_is_taken_leaves_no_
         free.bind(("127.0.0.1", other))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", ["pipeline-market", "pipeline", "look"])
 def test_a_thread_that_can_not_be_started_fails_the_start_and_the_stop_leaves_nothing_behind(
     host: Host, monkeypatch: pytest.MonkeyPatch, name: str

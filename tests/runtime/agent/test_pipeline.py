@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from apps.runtime.bundle import read_bundle, verify_bundle
 from tests.lines import json_lines
 from tests.runtime.agent.waiting import until
 from tests.runtime.making import Maker, acting
+from tests.services import free_port
 
 OUT = {"type": "file", "path": "out.jsonl"}
 Start = Callable[..., Pipeline]
@@ -119,12 +119,6 @@ def test_its_place_in_a_file_is_kept_when_it_starts_again(data: Path, start: Sta
         more.write(lines(3))
     start(FILE)
     until(lambda: rows(data) == [1, 2, 3])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def post(port: int, body: bytes, path: str = "/in") -> tuple[int, str | None]:

@@ -29,6 +29,7 @@ from typing import BinaryIO
 
 import pytest
 
+from tests.lines import log_text
 from tests.runtime.agent.waiting import until
 
 REPOSITORY = Path(__file__).parents[3]
@@ -70,11 +71,11 @@ class Walk:
 
     def start(self) -> None:
         if self.agent is None:
-            seen = self.log.read_text().count("started") if self.log.exists() else 0
+            seen = log_text(self.log).count("started")
             command = [sys.executable, "-m", "tests.runtime.agent.walked", str(self.data), str(self.state)]
             with self.log.open("ab") as log:
                 self.agent = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
-            until(lambda: self.log.read_text().count("started") > seen or self.ended(), 60)
+            until(lambda: log_text(self.log).count("started") > seen or self.ended(), 60)
             self.limit()
 
     def ended(self) -> bool:
@@ -328,7 +329,7 @@ def test_what_was_written_whole_comes_out_in_order_and_once_but_for_kills(
         walk.check()
     except BaseException:
         print(f"walk {number}:", *walk.steps)
-        print(walk.log.read_text())
+        print(log_text(walk.log))
         raise
     finally:
         walk.writer.close()

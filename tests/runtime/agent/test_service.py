@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import socket
 import subprocess
 import sys
 import threading
@@ -18,12 +17,14 @@ from typing import Any
 import pytest
 
 from apps.runtime.trust import DIRECTIVE_LIFE_MS
+from tests.lines import json_lines
 from tests.runtime.agent.fake_control_plane import ControlPlane
 from tests.runtime.agent.host import Host
 from tests.runtime.agent.waiting import until
 from tests.runtime.making import DEPLOYMENT, acting, now_ms
+from tests.services import free_port
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 
 FILES = {"ingress": {"type": "file", "path": "in.jsonl"}, "egress": {"type": "file", "path": "out.jsonl"}}
 
@@ -38,9 +39,7 @@ class Receiver:
     """Takes records on a fixed port, when it is up."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/in"
         self.got: list[Any] = []
         self._server: ThreadingHTTPServer | None = None
@@ -213,7 +212,7 @@ def test_reports_made_without_a_server_are_delivered_in_order_after_a_kill(runni
     plane.answer = lambda path, body: (503, {}) if path.endswith("/status") else original(path, body)  # type: ignore[method-assign]
     second = plane.maker.bundle("name:drop", sequence=1001)
     plane.offer(plane.maker.directive(second, 11), second.archive)
-    until(lambda: "activated bundle" in running.log().split("sequence 1000", 1)[1])
+    until(lambda: "activated bundle" in running.log().partition("sequence 1000")[2])
     state = running.home / "state"
     until(lambda: len(json.loads((state / "outbox.json").read_text())) == 3)
     # killed before the directive is remembered, it is followed again and "activated" reported again, which is allowed
@@ -272,7 +271,7 @@ def test_status_shows_what_was_refused_and_where_it_is_kept_and_that_stays_on_th
         out.write(b"ann@example.com is no record\n")
     refused = until(lambda: json.loads(ask(running, "status"))["refused"])
     assert refused == {"redact": {"not_json": 1}}
-    kept = json.loads((running.home / "state" / "refused.jsonl").read_text())
+    (kept,) = until(lambda: json_lines(running.home / "state" / "refused.jsonl"))
     assert (kept["code"], kept["record"]) == ("not_json", "ann@example.com is no record")
     beat = until(lambda: next((b for b in running.plane.beats if "not_json" in json.dumps(b["metrics"])), None))
     assert beat["metrics"]["stages"]["redact"]["codes"] == {"not_json": 1}

@@ -21,7 +21,7 @@ from tests.runtime.agent.waiting import until
 from tests.runtime.attacks import stock
 from tests.runtime.making import ORG, Maker, now_ms
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 
 ELSEWHERE = "01890000-0000-7000-8000-0000000000ff"
 ANOTHER = "01890000-0000-7000-8000-0000000000ee"

@@ -26,7 +26,7 @@ from tests.runtime.agent.waiting import until
 from tests.runtime.making import DEPLOYMENT, Maker
 
 EXAMPLES = int(os.environ.get("BYTEOR_HOSTILE_EXAMPLES", "0"))
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(120 + 90 * EXAMPLES)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600 + 90 * EXAMPLES)]
 
 
 class Proxy:
@@ -75,8 +75,8 @@ class Proxy:
         head, _, body = got.partition(b"\r\n\r\n")
         lines = [line.lower() for line in head.split(b"\r\n")]
         length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:")), 0)
-        while len(body) < length:
-            body += one.recv(65536)
+        while len(body) < length and (piece := one.recv(65536)):
+            body += piece
         return head.replace(b"HTTP/1.1", b"HTTP/1.0", 1) + b"\r\n\r\n" + body
 
     def _hand_on(self, one: socket.socket, request: bytes) -> None:
