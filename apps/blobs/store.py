@@ -246,11 +246,11 @@ class BucketStore:
                 raise StorageUnavailable("get: the bytes read differ from the bytes written")
         self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
-    def _call(self, name: str, act: Callable[[], T], seconds: float, guard: Guard = _guard) -> T:
+    def _call(self, name: str, act: Callable[[], T], seconds: float, guard: Guard | None = None) -> T:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return guard.call(act, seconds=seconds, name=name)
+            return (guard or _guard).call(act, seconds=seconds, name=name)
         except ClientError as error:
             details = error.response.get("Error", {})
             if details.get("Code") == "NoSuchKey":

@@ -19,7 +19,7 @@ from apps.agents.registry import Desired
 from apps.core import wake
 from apps.signing.models import KeySetVersion
 from tests.api.test_parsers import HungUp
-from tests.flows.world import until
+from tests.flows.world import until, within
 
 from .conftest import EnrolledAgent, FakeSource, World
 
@@ -55,7 +55,7 @@ def repeat_heartbeat(agent: EnrolledAgent, **change: Any) -> None:
     for _ in range(2):
         assert agent.beat(**change).status_code == 200
     if is_cached():
-        until(lambda: queries_of(lambda: agent.beat(**change))[1] == 0, 10)
+        until(lambda: queries_of(lambda: agent.beat(**change))[1] == 0)
 
 
 def is_cached() -> bool:
@@ -78,6 +78,9 @@ def want(source: FakeSource, agent: EnrolledAgent, sequence: int) -> None:
 
 def test_the_cached_answer_equals_the_full_one_and_needs_no_query(agent: EnrolledAgent) -> None:
     short, queries = queries_of(agent.beat)
+    if is_cached():
+        # not from the cache while this process was not notified for a second, as on a busy machine
+        short, queries = until(lambda: found if (found := queries_of(agent.beat))[1] == 0 else None)
     # without the cache: the key with the agent, and the write; the test's source of directives asks nothing
     assert queries == (0 if is_cached() else 2)
     heartbeat_cache.close_heartbeat_cache()
@@ -112,7 +115,7 @@ def test_reported_fields_and_the_use_of_the_key_are_written_with_the_next_batch(
     before = Agent.objects.get().last_seen_at
     AgentKey.objects.update(last_used_at=None)
     agent.beat(status="busy", version="2.0", metrics={"records": 5}, key_set_version=2)
-    until(lambda: Agent.objects.get().version == "2.0", 2.5)
+    until(lambda: Agent.objects.get().version == "2.0")
     row = Agent.objects.get()
     assert (row.reported_status, row.metrics, row.key_set_version) == ("busy", {"records": 5}, 2)
     assert before is not None
@@ -144,7 +147,7 @@ def test_what_means_something_is_written_before_the_answer(
 
 def test_a_revoked_key_is_refused_within_a_second(world: World, agent: EnrolledAgent) -> None:
     assert world.bob.post(f"{world.env}/agents/{agent.id}/revoke-key", {}).status_code == 200
-    until(lambda: agent.beat().status_code == 401, 1)
+    within(1, lambda: agent.beat().status_code == 401)
 
 
 @pytest.mark.parametrize(
@@ -159,18 +162,18 @@ def test_a_revoked_key_is_refused_within_a_second(world: World, agent: EnrolledA
 def test_any_process_can_end_it(agent: EnrolledAgent, statement: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement)
-    until(lambda: agent.beat().status_code == 401, 1)
+    within(1, lambda: agent.beat().status_code == 401)
 
 
 def test_a_removed_agent_and_a_deleted_tree_are_refused_within_a_second(world: World, agent: EnrolledAgent) -> None:
     other = world.enroll()
     repeat_heartbeat(other)
     assert world.bob.delete(f"{world.env}/agents/{agent.id}").status_code == 204
-    until(lambda: agent.beat().status_code == 401, 1)
+    within(1, lambda: agent.beat().status_code == 401)
     assert other.beat().status_code == 200
     project = world.env.rsplit("/environments/", 1)[0]
     assert world.alice.delete(project).status_code == 204
-    until(lambda: other.beat().status_code == 401, 1)
+    within(1, lambda: other.beat().status_code == 401)
 
 
 def test_another_directive_is_seen_within_a_second_and_never_an_older_one_after_it(
@@ -180,7 +183,7 @@ def test_another_directive_is_seen_within_a_second_and_never_an_older_one_after_
     for sequence in range(1, 6):
         want(source, agent, sequence)
         seen = []
-        until(lambda seen=seen, last=last: seen.append(seq_of(agent.beat())) or seen[-1] > last, 1)  # type: ignore[misc]
+        within(1, lambda seen=seen, last=last: seen.append(seq_of(agent.beat())) or seen[-1] > last)  # type: ignore[misc]
         assert seen == sorted(seen)
         last = seen[-1]
         repeat_heartbeat(agent)
@@ -195,7 +198,7 @@ def test_after_a_poll_returned_a_newer_directive_the_heartbeat_returns_no_older_
     polled = seq_of(agent.get(f"deployment?after={last}"))
     assert polled > last
     assert seq_of(beat_having_seen(agent, str(polled))) == polled
-    until(lambda: seq_of(agent.beat()) == polled, 1)
+    within(1, lambda: seq_of(agent.beat()) == polled)
 
 
 def test_an_agent_that_has_seen_a_newer_directive_elsewhere_gets_no_older_one(
@@ -223,14 +226,14 @@ def test_a_rotated_key_works_and_the_old_one_expires_although_it_is_cached(world
     old = AgentKey.objects.get(expires_at__isnull=False)
     assert agent.beat().status_code == 200
     AgentKey.objects.filter(pk=old.pk).update(expires_at=old.created_at)
-    until(lambda: agent.beat().status_code == 401, 1)
+    within(1, lambda: agent.beat().status_code == 401)
     assert fresh.beat().status_code == 200
 
 
 def test_a_new_key_set_is_announced_within_a_second(world: World, agent: EnrolledAgent) -> None:
     version = agent.beat().json()["key_set_version"]
     KeySetVersion.objects.create(organization=world.organization, version=version + 1, envelope={})
-    until(lambda: agent.beat().json()["key_set_version"] == version + 1, 1)
+    within(1, lambda: agent.beat().json()["key_set_version"] == version + 1)
 
 
 def test_without_notifications_nothing_is_answered_from_memory(

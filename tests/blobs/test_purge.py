@@ -2,9 +2,9 @@
 
 import datetime as dt
 import os
-import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -14,6 +14,7 @@ from django.db import models, transaction
 
 from apps.agents.models import Agent, AgentKey
 from apps.blobs import orphans, purge, services
+from apps.blobs import store as store_module
 from apps.blobs.models import FileSweep, StoredBlob, key_of
 from apps.blobs.store import FolderStore, store
 from apps.core import clock, metrics
@@ -332,15 +333,18 @@ def test_a_deleting_request_stops_after_a_few_seconds_and_the_chore_finishes(ten
     def slow(path, missing_ok=False):
         if str(tenant.staging.pk) in str(path):
             deleted.append(path)
-            time.sleep(0.1)
         unlink(path, missing_ok=missing_ok)
+
+    # each file takes a second of this clock
+    clock_of_files = SimpleNamespace(monotonic=lambda: float(len(deleted)))
 
     alice, path = tenant.caller("alice"), tenant.path(tenant.staging)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", slow)
-        patch.setattr(purge, "INLINE_SECONDS", 0.5)
+        for module in (purge, store_module):
+            patch.setattr(module, "time", clock_of_files)
         assert alice.delete(path).status_code == 202
-    assert 0 < len(deleted) < 20
+    assert len(deleted) == purge.INLINE_SECONDS
     assert alice.get(path).status_code == 404
     assert Environment.objects.filter(pk=tenant.staging.pk).exists()
     assert Chore.objects.filter(pk="tree_purge", next_run_at__lte=clock.now()).exists()

@@ -69,10 +69,11 @@ def test_no_probe_looks_and_an_old_look_is_503(checks: None, monkeypatch: pytest
         503,
         {"status": "not_ready", "checks": {"database": "not checked yet"}, "degraded": []},
     )
+    now = time.monotonic()
+    monkeypatch.setattr(readiness.time, "monotonic", lambda: now)
     readiness.run_checks()
     assert [asked()[0] for _ in range(5)] == [200] * 5
     assert len(looks) == 1
-    now = time.monotonic()
     monkeypatch.setattr(readiness.time, "monotonic", lambda: now + 16)
     status, body = asked()
     assert (status, body["checks"]["database"]) == (503, "last checked 16 s ago")

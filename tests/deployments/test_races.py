@@ -72,7 +72,7 @@ def test_a_rollback_waits_for_a_target_that_is_just_being_handed_its_bundle(raci
             time.sleep(0.5)  # the rollback has looked by then, or waits
 
     def roll_back() -> Any:
-        assert noted.wait(10)
+        assert noted.wait(30)
         return caller.post(f"{world.path}/deployments/{made}/rollback", {"reason": "called off"})
 
     handed, asked = in_threads(hand_out, roll_back)
@@ -108,7 +108,7 @@ def test_a_rollout_ends_although_its_bundle_is_just_being_handed_out_and_the_way
             time.sleep(0.5)  # the end has looked by then, or waits
 
     def end() -> int:
-        assert noted.wait(10)
+        assert noted.wait(30)
         if ends == "a cancel":
             return int(caller.post(f"{world.path}/deployments/{made}/cancel", {"reason": "called off"}).status_code)
         return other.report(directive, "failed", reason="bad_health: it did not start")
@@ -170,7 +170,7 @@ def test_a_vote_against_the_report_that_moves_its_base_decides_nothing(
     monkeypatch.setattr(reports, "fault_point", written_and_not_committed)
 
     def vote() -> Any:
-        assert written.wait(10)
+        assert written.wait(30)
         body = {"comment": "seen", "shown_digest": shown["shown_digest"]}
         return carol.post(f"{world.path}/approvals/{shown['id']}/approve", body)
 

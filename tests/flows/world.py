@@ -50,6 +50,21 @@ def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
         pause = min(pause * 1.25, 0.3)
 
 
+def within(seconds: float, what: Callable[[], Any]) -> Any:
+    """`what()` as soon as it is true; AssertionError when a call of it that began after `seconds` was not.
+
+    For what holds from a moment on: how long the machine takes for a call makes no difference.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        began = time.monotonic()
+        value = what()
+        if value:
+            return value
+        assert began < deadline, f"is not true after {seconds} s: {what}"
+        time.sleep(0.05)
+
+
 def config(*rules: str) -> dict[str, Any]:
     """A configuration that redacts a file by `rules`."""
     return {

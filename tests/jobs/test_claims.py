@@ -278,9 +278,10 @@ def test_an_idle_broker_waits_at_most_half_a_second_and_sends_a_heartbeat_throug
     broker = JobTableBroker()
     [beat] = tasks(broker.dequeue())
     assert beat["func"] == "apps.jobs.process_health.beat"
+    assert broker_module.LONGEST_WAIT <= 0.5
     began = time.monotonic()
     assert broker.dequeue() == []
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def delivered_after(broker: JobTableBroker, act: Callable[[], object]) -> list[Any]:
