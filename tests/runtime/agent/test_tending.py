@@ -37,8 +37,8 @@ def test_the_pipeline_is_looked_after_again_after_an_error(tmp_path: Path, monke
     monkeypatch.setattr(agent.runner, "tend", tend)
     thread = threading.Thread(target=agent._tend, daemon=True)
     thread.start()
-    until(lambda: len(looks) >= 5, 10)
+    until(lambda: len(looks) >= 5)
     agent.stopping.set()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     assert sum("nobody thought of this" in line for line in agent.journal.tail().splitlines()) == 1
