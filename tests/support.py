@@ -153,6 +153,7 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads), "a call did not end"
     return results
 
 
