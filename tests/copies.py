@@ -13,6 +13,7 @@ from django.db import connection, models
 from django.db.models import sql
 
 from apps.audit.coalescing import coalescer
+from apps.core import isolation
 from apps.jobs.services import claims
 from apps.limits import windows
 from apps.signing.services import key_use
@@ -37,6 +38,7 @@ def _forget_what_is_counted_and_kept() -> None:
     key_use._signers.clear()
     coalescer._seen.clear()
     claims._served.clear()
+    isolation._failures._rows.clear()
 
 
 class Copies(Generic[T]):
