@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,10 +134,20 @@ class Probe:
         return taken
 
 
-def unhurt(found: dict[str, float], idle: dict[str, float]) -> None:
-    """A server whose threads slow clients hold answers no other client before it ends the first of them, after ten seconds."""
-    for name, seconds in found.items():
-        assert seconds < max(1.0, 4 * idle[name]), (name, found, idle)
+class Probes:
+    """The server that has slow clients, and at the same moments one that has none: a busy machine slows both."""
+
+    def __init__(self, server: Server, idle: Server) -> None:
+        self._probe, self._idle = Probe(server), Probe(idle)
+
+    def unhurt(self, seconds: float) -> None:
+        """A server whose threads slow clients hold answers no other client before it ends the first of them, after ten seconds."""
+        with ThreadPoolExecutor(1) as beside:
+            undisturbed = beside.submit(self._idle.worst, seconds)
+            found = self._probe.worst(seconds)
+            idle = undisturbed.result()
+        for name, longest in found.items():
+            assert longest < max(1.0, 4 * idle[name]), (name, found, idle)
 
 
 def resident(pid: int) -> int:
@@ -158,6 +169,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without slow clients."""
+    started = Server(tmp_path_factory.mktemp("idle"))
+    yield started
+    started.close()
+
+
 @pytest.fixture
 def crowd(server: Server) -> Iterator[Crowd]:
     made = Crowd(server)
@@ -165,19 +184,20 @@ def crowd(server: Server) -> Iterator[Crowd]:
     made.close()
 
 
-def test_slow_clients_of_all_kinds_at_once_hurt_no_other_client_and_are_ended(server: Server, crowd: Crowd) -> None:
-    probe = Probe(server)
-    probe.worst(0.5)
-    idle = probe.worst(2)
+def test_slow_clients_of_all_kinds_at_once_hurt_no_other_client_and_are_ended(
+    server: Server, idle: Server, crowd: Crowd
+) -> None:
+    probes = Probes(server, idle)
+    probes.unhurt(2)
     before = resident(server.worker)
     crowd.join_with_all_kinds()
-    unhurt(probe.worst(5), idle)
+    probes.unhurt(5)
     grown = resident(server.worker) - before
     assert all(answer.startswith(b"HTTP/1.1 411") for answer in crowd.ended("never-ending chunks", 30))
     for kind in ("with a cookie", "with a token"):
         assert all(answer.startswith(b"HTTP/1.1 408") for answer in crowd.ended(kind, 60))
     assert crowd.ended("without a head", 60) == [b""] * EACH
-    unhurt(probe.worst(2), idle)
+    probes.unhurt(2)
     assert max(grown, resident(server.worker) - before) < 64 * 1024 * 1024
     if LONG:
         assert crowd.ended("slow head", 60) == [b""] * EACH
@@ -185,13 +205,14 @@ def test_slow_clients_of_all_kinds_at_once_hurt_no_other_client_and_are_ended(se
         crowd.ended("unread", 60)
 
 
-def test_more_silent_connections_than_the_server_takes_hurt_no_other_client(server: Server, crowd: Crowd) -> None:
-    probe = Probe(server)
-    idle = probe.worst(2)
+def test_more_silent_connections_than_the_server_takes_hurt_no_other_client(
+    server: Server, idle: Server, crowd: Crowd
+) -> None:
+    probes = Probes(server, idle)
     for _ in range(22):
         crowd.join("silent", 400, b"")
-        unhurt(probe.worst(0.1), idle)
-    unhurt(probe.worst(3), idle)
+        probes.unhurt(0.1)
+    probes.unhurt(3)
 
 
 def test_a_body_in_two_parts_and_one_that_lies_in_a_file_arrive_whole(server: Server, crowd: Crowd) -> None:
