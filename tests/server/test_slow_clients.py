@@ -142,8 +142,8 @@ class Probes:
 
     def unhurt(self, seconds: float) -> None:
         """A server whose threads slow clients hold answers no other client before it ends the first of them, after ten seconds."""
-        with ThreadPoolExecutor(1) as beside:
-            undisturbed = beside.submit(self._idle.worst, seconds)
+        with ThreadPoolExecutor(1) as pool:
+            undisturbed = pool.submit(self._idle.worst, seconds)
             found = self._probe.worst(seconds)
             idle = undisturbed.result()
         for name, longest in found.items():

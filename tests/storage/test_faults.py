@@ -58,8 +58,8 @@ class Stored:
         """The longest time of each call, and of the same of a web server whose store is well, made at the same time: a busy machine
         slows both."""
         idle, owner = self.idle, self.idle.owner
-        with ThreadPoolExecutor(1) as beside:
-            undisturbed = beside.submit(worst, calls(idle.url, owner, idle.env, owner), seconds)
+        with ThreadPoolExecutor(1) as pool:
+            undisturbed = pool.submit(worst, calls(idle.url, owner, idle.env, owner), seconds)
             return worst(calls(self.plant.url, self.api, self.path, self.other), seconds), undisturbed.result()
 
 
