@@ -20,6 +20,7 @@ from apps.access.roles import Role
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
 from apps.core.triggers import TriggerOperation
+from apps.jobs import chores, registry
 from apps.tenancy import services as tenancy
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
@@ -204,3 +205,11 @@ def trigger_operations(*kinds: type[TriggerOperation]) -> list[TriggerOperation]
     """Every trigger of these kinds that a migration makes."""
     loader = MigrationLoader(None)
     return [op for m in loader.disk_migrations.values() for op in m.operations if isinstance(op, kinds)]
+
+
+def run_due_chores() -> int:
+    """Run every chore that is due and that no other process has leased; how many ran."""
+    taken = [each for spec in registry.chores() for each in chores._take_due([spec])]
+    for spec, token in taken:
+        chores._run(spec, token)
+    return len(taken)

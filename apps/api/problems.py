@@ -81,12 +81,8 @@ def document(error: ServiceError, instance: str) -> dict[str, object]:
 
 def problem_response(error: ServiceError, instance: str) -> HttpResponse:
     """A rendered HTTP response with `error` as `application/problem+json`."""
-    response = HttpResponse(
-        json.dumps(document(error, instance), ensure_ascii=False), status=error.status, content_type=CONTENT_TYPE
-    )
-    for name, value in error.headers.items():
-        response[name] = value
-    return response
+    body = json.dumps(document(error, instance), ensure_ascii=False)
+    return HttpResponse(body, status=error.status, content_type=CONTENT_TYPE, headers=error.headers)
 
 
 def _pointer_parts(detail: Any, pointer: str) -> Iterable[FieldError]:
@@ -157,9 +153,8 @@ def exception_handler(error: Exception, info: Mapping[str, Any]) -> Response | N
     if known is None:
         log.error("unhandled error", path=request.path, exc_info=error)
         known = InternalError("An internal error occurred.")
-    response = Response(document(known, request.path), status=known.status, content_type=CONTENT_TYPE)
-    for name, value in known.headers.items():
-        response[name] = value
+    body = document(known, request.path)
+    response = Response(body, status=known.status, content_type=CONTENT_TYPE, headers=known.headers)
     response.data_is_problem = True  # type: ignore[attr-defined]
     return response
 
@@ -205,10 +200,8 @@ def server_error(request: HttpRequest) -> HttpResponse:
         return _answer(request, InternalError("An internal error occurred."), "error.html")
     if is_api_path(request.path):
         return problem_response(known, request.path)
-    response = HttpResponse(f"{known.title}. {known.detail}\n", status=known.status, content_type="text/plain")
-    for name, value in known.headers.items():
-        response[name] = value
-    return response
+    text = f"{known.title}. {known.detail}\n"
+    return HttpResponse(text, status=known.status, content_type="text/plain", headers=known.headers)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

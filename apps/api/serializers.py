@@ -97,9 +97,6 @@ class UUIDField(serializers.Field[Any, Any, Any, Any]):
             self.fail("invalid")
         return value
 
-    def to_representation(self, value: Any) -> str:
-        return str(value)
-
 
 class JSONObjectField(serializers.Field[Any, Any, Any, Any]):
     """Any JSON object, unchanged."""
@@ -110,9 +107,6 @@ class JSONObjectField(serializers.Field[Any, Any, Any, Any]):
         if not isinstance(data, dict):
             self.fail("invalid")
         return data
-
-    def to_representation(self, value: Any) -> Any:
-        return value
 
 
 class StringMapField(JSONObjectField):

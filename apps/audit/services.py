@@ -336,54 +336,44 @@ def verify(
     head = ChainHead.objects.filter(pk=chain).first()
     count, at_head = (head.count, head.hash) if head is not None else (0, GENESIS)
     starting_head = (count, at_head)
-    previous = GENESIS
+    previous, expected = GENESIS, after + 1
+
+    def broken(at: int, problem: str) -> Verification:
+        return Verification(False, expected - 1, previous, at, problem, head=starting_head)
+
     if after:
         before = AuditEvent.objects.filter(chain=chain, seq=after).first()
         if before is None:
-            return Verification(False, after, previous, after, f"event {after} is missing", head=starting_head)
+            return broken(after, f"event {after} is missing")
         previous = before.hash
     problem = ""
     if head is not None and not _mac_verifies(head):
         # its count is as untrustworthy as its hash: verify every event there is
         problem, count = _mac_problem(head), AuditEvent.objects.filter(chain=chain).count()
     upto = count if limit is None else min(count, after + limit)
-    expected = after + 1
     for event in _links(chain, after, upto):
         if event.seq != expected:
-            return Verification(
-                False, expected - 1, previous, expected, f"event {expected} is missing", head=starting_head
-            )
+            return broken(expected, f"event {expected} is missing")
         if event.previous_hash != previous:
-            return Verification(
-                False, expected - 1, previous, expected, "does not link to the event before it", head=starting_head
-            )
+            return broken(expected, "does not link to the event before it")
         if _hash(event) != event.hash:
-            return Verification(False, expected - 1, previous, expected, "its content was changed", head=starting_head)
+            return broken(expected, "its content was changed")
         if expect is not None and event.seq == expect[0] and event.hash != expect[1]:
-            return Verification(
-                False,
-                expected - 1,
-                previous,
-                expected,
-                "it is not the event that was recorded earlier",
-                head=starting_head,
-            )
+            return broken(expected, "it is not the event that was recorded earlier")
         previous, expected = event.hash, expected + 1
     seen = expected - 1
     if seen < upto:
-        return Verification(False, seen, previous, seen + 1, f"event {seen + 1} is missing", head=starting_head)
+        return broken(expected, f"event {expected} is missing")
     if seen < count:
         return Verification(True, seen, previous, next=seen, head=starting_head)
     if problem:
-        return Verification(False, seen, previous, seen, problem, head=starting_head)
+        return broken(seen, problem)
     if previous != at_head:
-        return Verification(False, seen, previous, seen + 1, f"the head counts {count} events", head=starting_head)
+        return broken(expected, f"the head counts {count} events")
     if expect is not None and expect[0] > count:
-        return Verification(
-            False, seen, previous, seen + 1, f"{expect[0]} events were recorded earlier", head=starting_head
-        )
+        return broken(expected, f"{expect[0]} events were recorded earlier")
     if (extra := _first_event_beyond_head(chain, count)) is not None:
-        return Verification(False, seen, previous, extra, "the head does not count it", head=starting_head)
+        return broken(extra, "the head does not count it")
     return Verification(True, seen, previous, head=starting_head)
 
 

@@ -76,10 +76,6 @@ class DeploymentQuerySet(GuardedScopedQuerySet):  # type: ignore[override]  # as
         """Return the deployments that count against the cap."""
         return self.filter(status__in=IN_FLIGHT)
 
-    def holding(self) -> DeploymentQuerySet:
-        """Return the deployments that use their targets exclusively."""
-        return self.filter(status__in=HOLDS_TARGETS)
-
 
 class Deployment(InEnvironment, GuardedModel, TreeModel):
     """Rollout of one config bundle to a fixed set of agents.

@@ -151,16 +151,6 @@ def _run(spec: ChoreSpec, token: uuid.UUID) -> None:
     _end(spec.name, token, result=result, problem=problem, failed=tally.failed)
 
 
-def run_due_chores() -> int:
-    """Run every chore that is due and that no other process has leased; how many ran. One that fails is recorded and stops no other."""
-    ran = 0
-    for spec in chores():
-        for _, token in _take_due([spec]):
-            _run(spec, token)
-            ran += 1
-    return ran
-
-
 @dataclass(slots=True)
 class _Running:
     spec: ChoreSpec

@@ -83,13 +83,8 @@ def set_process_kind(kind: str) -> None:
     _kind = kind
 
 
-def apart_seconds() -> float | None:
-    """How far this process's clock was from the middle of all when it last compared them; None before that."""
-    return None if _apart_ms is None else _apart_ms / 1000
-
-
 def apart_by_process() -> dict[tuple[str, ...], float]:
-    """`apart_seconds` as a gauge; nothing before the first comparison."""
+    """How far this process's clock was from the middle of all when it last compared them, as a gauge; nothing before that."""
     return {} if _apart_ms is None else {(): _apart_ms / 1000}
 
 

@@ -144,12 +144,6 @@ class SqliteCache(BaseCache):
             raise ValueError(f"Key '{key}' not found")
         return int(rows[0][0])
 
-    def has_key(self, key: str, version: int | None = None) -> bool:
-        """Return True if a live entry exists."""
-        return bool(
-            self._run("SELECT 1 FROM entries WHERE key = ? AND expires > ?", self._name(key, version), time.time())
-        )
-
     def clear(self) -> None:
         """Delete every entry."""
         self._run("DELETE FROM entries")

@@ -140,7 +140,7 @@ def test_a_process_writes_its_clock_and_is_judged_by_the_others(monkeypatch: pyt
     with monkeypatch.context() as patch, pytest.raises(NotReady, match=r"differs from those of 4 of 4"):
         patch.setattr(process_health.clock, "now", lambda: ahead)
         process_health.compare_clocks()
-    assert process_health.apart_seconds() == pytest.approx(600, abs=5)
+    assert process_health.apart_by_process() == {(): pytest.approx(600, abs=5)}
 
 
 @pytest.mark.django_db

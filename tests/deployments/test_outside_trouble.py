@@ -18,11 +18,10 @@ from apps.core import clock, metrics
 from apps.core.errors import StorageUnavailable
 from apps.deployments.models import Deployment, Target
 from apps.deployments.services import end_due_bakes, time_out_silent_targets
-from apps.jobs.chores import run_due_chores
 from apps.jobs.models import Chore, Job
 from apps.jobs.services import release_expired, take_job
 from tests.deployments.world import World
-from tests.support import Tenant
+from tests.support import Tenant, run_due_chores
 
 pytestmark = pytest.mark.django_db
 

@@ -16,9 +16,9 @@ from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.deployments.models import DeploymentEvent, PhaseEvent, Target
 from apps.deployments.services import end_due_bakes, time_out_silent_targets
-from apps.jobs.chores import run_due_chores
 from tests import invariants
 from tests.deployments.world import Host, World
+from tests.support import run_due_chores
 
 pytestmark = pytest.mark.django_db
 

@@ -14,12 +14,12 @@ from apps.core import clock
 from apps.core.errors import StateConflict
 from apps.core.fsm import advance, legal_moves
 from apps.core.ids import new_id
-from apps.jobs import chores, registry, runner
+from apps.jobs import registry, runner
 from apps.jobs.models import Chore, Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError
 from apps.jobs.services import Claimed, claim_jobs, complete_in_transaction, enqueue, finish, release_expired, take_job
 from apps.jobs.services.claims import NO_LEASE
-from tests.support import in_threads
+from tests.support import in_threads, run_due_chores
 
 pytestmark = pytest.mark.django_db
 effects: list[uuid.UUID] = []
@@ -273,7 +273,7 @@ def test_a_chore_that_is_due_runs_in_one_process_only(monkeypatch):
     monkeypatch.setattr(registry, "_chores", {})
     registry.register_chore("test_chore", every_seconds=60, run=lambda now: ran.append(1) or 1)
     Chore.objects.create(name="test_chore", next_run_at=clock.now())
-    assert sorted(in_threads(*([chores.run_due_chores] * 4))) == [0, 0, 0, 1]
+    assert sorted(in_threads(*([run_due_chores] * 4))) == [0, 0, 0, 1]
     assert ran == [1]
 
 
@@ -281,5 +281,5 @@ def test_a_chore_that_breaks_is_recorded_and_stops_no_other(monkeypatch):
     monkeypatch.setattr(registry, "_chores", {})
     registry.register_chore("broken", every_seconds=60, run=lambda now: 1 // 0)
     registry.register_chore("fine", every_seconds=60, run=lambda now: 7)
-    assert chores.run_due_chores() == 2
+    assert run_due_chores() == 2
     assert dict(Chore.objects.values_list("name", "last_error")) == {"broken": "ZeroDivisionError", "fine": ""}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from django.db.models import OuterRef, Subquery
 
@@ -13,8 +13,6 @@ from apps.core.errors import Conflict
 from apps.runtime import trust
 from apps.signing.models import KeySetVersion, KeyStatus, SigningKey
 from apps.signing.vault import unseal
-
-REVOKED = "signing_key_revoked"
 
 
 def trusted(row: SigningKey) -> trust.TrustedKey:
@@ -88,25 +86,8 @@ def signer_for(organization_id: uuid.UUID, kid: str) -> trust.Signer:
     rows = SigningKey.objects.filter(organization_id=organization_id, kid=kid).exclude(status=KeyStatus.REVOKED)
     row = rows.first()
     if row is None:
-        raise Conflict("The signing key was revoked.", code=REVOKED)
+        raise Conflict("The signing key was revoked.", code="signing_key_revoked")
     return opened(row)
-
-
-def revoked_kids(organization_id: uuid.UUID, kids: Iterable[str]) -> set[str]:
-    """Return those of `kids` that were revoked."""
-    rows = SigningKey.objects.filter(organization_id=organization_id, kid__in=set(kids), status=KeyStatus.REVOKED)
-    return set(rows.values_list("kid", flat=True))
-
-
-def require_unrevoked(organization_id: uuid.UUID, *kids: str) -> None:
-    """Raise Conflict `signing_key_revoked` if any of `kids` was revoked."""
-    revoked = revoked_kids(organization_id, kids)
-    if revoked:
-        raise Conflict(
-            f"It was signed with {', '.join(sorted(revoked))}, which was revoked. Deploy it again.",
-            code=REVOKED,
-            extra={"kids": sorted(revoked)},
-        )
 
 
 def trusted_keys(organization_id: uuid.UUID) -> Mapping[str, trust.TrustedKey]:
