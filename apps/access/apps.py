@@ -7,7 +7,6 @@ class AccessConfig(AppConfig):
     """People and their permissions."""
 
     name = "apps.access"
-    label = "access"
 
     def ready(self) -> None:
         from apps.access import hooks

@@ -7,7 +7,6 @@ class AgentsConfig(AppConfig):
     """Agents: the programs on the hosts."""
 
     name = "apps.agents"
-    label = "agents"
 
     def ready(self) -> None:
         from apps.agents.models import Agent

@@ -30,17 +30,16 @@ from apps.approvals.services import decide, revoke
 from apps.core.errors import NotFound
 
 
-class DecisionInput(StrictSerializer):
-    """Input of a decision: digest and comment."""
-
-    comment = StrictCharField(max_length=2000, required=False, allow_blank=True)
-    shown_digest = StrictCharField(max_length=80)
-
-
 class RevokeInput(StrictSerializer):
     """An optional `comment`."""
 
     comment = StrictCharField(max_length=2000, required=False, allow_blank=True)
+
+
+class DecisionInput(RevokeInput):
+    """Input of a decision: digest and comment."""
+
+    shown_digest = StrictCharField(max_length=80)
 
 
 class DecisionDocument(TypedDict):

@@ -7,7 +7,6 @@ class ApprovalsConfig(AppConfig):
     """Approvals of deployments, and credentials that prove them."""
 
     name = "apps.approvals"
-    label = "approvals"
 
     def ready(self) -> None:
         from apps.access.registry import on_roles_changed

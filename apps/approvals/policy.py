@@ -116,21 +116,13 @@ def check_settings(
     start = default_policy(after.posture) if before is None else before.policy or default_policy(after.posture)
     policy = {**default_policy(after.posture), **after.policy}
     if not policy["prevent_self_approval"] and after.posture != Posture.DEV.value:
-        detail = "Self-approval can be enabled in dev only."
-        raise Unprocessable(
-            detail,
-            code="self_approval_only_in_dev",
-            errors=[FieldError("/policy/prevent_self_approval", "self_approval_only_in_dev", detail)],
-        )
+        pointer, detail = "/policy/prevent_self_approval", "Self-approval can be enabled in dev only."
+        raise Unprocessable.about(pointer, "self_approval_only_in_dev", detail)
     if "policy.required_approvals" in explicit and policy["required_approvals"] > 0:
         able = people_with(Permission.OPERATE_ENVIRONMENT, scope).count()
         if policy["required_approvals"] > able:
             detail = f"Only {able} people can decide in this environment."
-            raise Unprocessable(
-                detail,
-                code="too_few_reviewers",
-                errors=[FieldError("/policy/required_approvals", "too_few_reviewers", detail)],
-            )
+            raise Unprocessable.about("/policy/required_approvals", "too_few_reviewers", detail)
     weaker = weaker_in(start, policy) if before is not None else {}
     if weaker and actor.acts_for is not None and scope.environment is not None:
         PolicyWeakening.objects.create(environment=scope.environment, user_id=actor.acts_for, details=weaker)

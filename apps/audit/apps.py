@@ -7,4 +7,3 @@ class AuditConfig(AppConfig):
     """Audit events and their chain heads."""
 
     name = "apps.audit"
-    label = "audit"

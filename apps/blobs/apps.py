@@ -7,7 +7,6 @@ class BlobsConfig(AppConfig):
     """Stored files, and the purge of deleted rows and files."""
 
     name = "apps.blobs"
-    label = "blobs"
 
     def ready(self) -> None:
         from apps.blobs import jobs, purge

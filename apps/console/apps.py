@@ -9,7 +9,6 @@ class ConsoleConfig(AppConfig):
 
     default = True
     name = "apps.console"
-    label = "console"
 
     def ready(self) -> None:
         from django.contrib import admin

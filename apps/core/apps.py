@@ -7,4 +7,3 @@ class CoreConfig(AppConfig):
     """Ids, clock, errors, database helpers, state machines, notifications."""
 
     name = "apps.core"
-    label = "core"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,19 @@ class ServiceError(Exception):
         self.extra = dict(extra or {})
         self.headers = dict(headers or {})
 
+    @classmethod
+    def about(cls, pointer: str, code: str, detail: str) -> Self:
+        """The error that one part of the input is refused for `code`, which is also the code of the whole."""
+        return cls(detail, code=code, errors=[FieldError(pointer, code, detail)])
+
 
 class BadRequest(ServiceError):
     """The request is invalid: malformed, a wrong type, an unknown field or filter."""
+
+    @classmethod
+    def about(cls, pointer: str, code: str, detail: str) -> Self:
+        """The error `invalid_input` about one part of the input, which is refused for `code`."""
+        return cls(detail, code="invalid_input", errors=[FieldError(pointer, code, detail)])
 
 
 class Unauthenticated(ServiceError):

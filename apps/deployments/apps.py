@@ -7,7 +7,6 @@ class DeploymentsConfig(AppConfig):
     """Config bundles, deployments, targets, rollback."""
 
     name = "apps.deployments"
-    label = "deployments"
 
     def ready(self) -> None:
         from apps.agents.registry import set_desired_source

@@ -7,7 +7,6 @@ class JobsConfig(AppConfig):
     """Job rows, leases, workers, schedules, chores."""
 
     name = "apps.jobs"
-    label = "jobs"
 
     def ready(self) -> None:
         from apps.core.metrics import count_by_status, register_gauge

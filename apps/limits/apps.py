@@ -9,7 +9,6 @@ class LimitsConfig(AppConfig):
     """Rate windows of the API, and throttles on sign-in, failed authentication and enrollment."""
 
     name = "apps.limits"
-    label = "limits"
 
     def ready(self) -> None:
         from apps.limits import windows

@@ -7,7 +7,6 @@ class PipelinesConfig(AppConfig):
     """Pipeline drafts, which users edit, and the immutable versions promoted from them."""
 
     name = "apps.pipelines"
-    label = "pipelines"
 
     def ready(self) -> None:
         from apps.pipelines import jobs

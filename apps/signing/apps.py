@@ -7,7 +7,6 @@ class SigningConfig(AppConfig):
     """Key sets."""
 
     name = "apps.signing"
-    label = "signing"
 
     def ready(self) -> None:
         from apps.core import readiness

@@ -7,4 +7,3 @@ class TenancyConfig(AppConfig):
     """The ownership tree and its deletion."""
 
     name = "apps.tenancy"
-    label = "tenancy"

@@ -59,17 +59,13 @@ def _checked_name(name: str) -> str:
     elif not any(unicodedata.category(each)[0] in "LNPS" and each not in _BLANKS for each in text):
         problem = "A name must contain a letter, a digit or a symbol."
     if problem:
-        raise BadRequest(problem, code="invalid_input", errors=[FieldError("/name", "invalid", problem)])
+        raise BadRequest.about("/name", "invalid", problem)
     return text
 
 
 def _checked_slug(slug: str) -> str:
     if not re.fullmatch(SLUG.regex, slug):
-        raise BadRequest(
-            str(SLUG.message),
-            code="invalid_input",
-            errors=[FieldError("/slug", "invalid", str(SLUG.message))],
-        )
+        raise BadRequest.about("/slug", "invalid", str(SLUG.message))
     return slug
 
 
@@ -85,8 +81,7 @@ def _free_slug(siblings: models.QuerySet[Any], name: str, level: str) -> str:
 
 
 def _slug_taken(slug: str) -> Conflict:
-    detail = f"The slug '{slug}' is already taken."
-    return Conflict(detail, code="slug_taken", errors=[FieldError("/slug", "slug_taken", detail)])
+    return Conflict.about("/slug", "slug_taken", f"The slug '{slug}' is already taken.")
 
 
 def _insert(node: N) -> N:

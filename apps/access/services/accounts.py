@@ -50,7 +50,7 @@ def checked_address(email: str) -> str:
         MaxLengthValidator(MOST_ADDRESS_CHARACTERS)(address)
     except ValidationError:
         detail = f"Must be an e-mail address of at most {MOST_ADDRESS_CHARACTERS} characters."
-        raise BadRequest(detail, code="invalid_input", errors=[FieldError("/email", "invalid", detail)]) from None
+        raise BadRequest.about("/email", "invalid", detail) from None
     return address
 
 
@@ -116,9 +116,7 @@ def create_token(*, actor: Principal, name: str, expires_in_seconds: int | None 
     seconds = DEFAULT_TOKEN_SECONDS if expires_in_seconds is None else expires_in_seconds
     if not 1 <= seconds <= MAX_TOKEN_SECONDS:
         detail = f"Must be from 1 to {MAX_TOKEN_SECONDS} seconds."
-        raise BadRequest(
-            detail, code="invalid_input", errors=[FieldError("/expires_in_seconds", "out_of_range", detail)]
-        )
+        raise BadRequest.about("/expires_in_seconds", "out_of_range", detail)
     user = _lock_as_signed_in(actor.user)
     minted = tokens.mint("pat")
     row = PersonalToken.objects.create(

@@ -24,7 +24,7 @@ from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.core.db import lock_row, require_locked, require_row
-from apps.core.errors import BadRequest, Conflict, FieldError, NotFound, PreconditionFailed
+from apps.core.errors import BadRequest, Conflict, NotFound, PreconditionFailed
 from apps.core.isolation import for_each
 from apps.core.secrets import Secret
 from apps.limits.services import check_invitation
@@ -53,7 +53,7 @@ def _checked_role(role: str, scope: Scope) -> Role:
     allowed = list(Role) if scope.project is None else list(PROJECT_ROLES)
     if role not in [str(r) for r in allowed]:
         detail = f"Must be one of {', '.join(str(r) for r in allowed)}."
-        raise BadRequest(detail, code="invalid_input", errors=[FieldError("/role", "invalid_choice", detail)])
+        raise BadRequest.about("/role", "invalid_choice", detail)
     return Role(role)
 
 

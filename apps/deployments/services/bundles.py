@@ -39,8 +39,7 @@ def create_bundle(*, actor: Principal, scope: Scope, version_id: uuid.UUID, conf
     plan = compile_spec(version.spec).plan
     if plan is None:
         detail = "This server does not understand the spec of the version: a newer one made it."
-        errors = [FieldError("/version_id", "spec_not_understood", detail)]
-        raise Unprocessable(detail, code="spec_not_understood", errors=errors)
+        raise Unprocessable.about("/version_id", "spec_not_understood", detail)
     problems = runtime_config.check_config(config, plan)
     if problems:
         raise Unprocessable(

@@ -103,10 +103,6 @@ class Strategy:
         return found
 
 
-def _refused(code: str, pointer: str, detail: str) -> Unprocessable:
-    return Unprocessable(detail, code=code, errors=[FieldError(pointer, code, detail)])
-
-
 def _resolve(scope: Scope, targets: Selector) -> list[Agent]:
     """The agents that `targets` selects, oldest first, by the labels that users set. Raises Unprocessable."""
     here = agents.in_environment(scope).order_by("pk")
@@ -127,7 +123,7 @@ def _resolve(scope: Scope, targets: Selector) -> list[Agent]:
                 "An agent does not exist in this environment.", code="no_matching_agent", errors=unknown
             )
     if not found:
-        raise _refused("no_matching_agent", "/targets", "No agent matches.")
+        raise Unprocessable.about("/targets", "no_matching_agent", "No agent matches.")
     return found
 
 
@@ -183,7 +179,7 @@ def request_deployment(
         here = scope_of(environment)
         bundle = ConfigBundle.objects.filter(pk=bundle_id, environment=environment).first()
         if bundle is None:
-            raise _refused("unknown_bundle", "/bundle_id", "The bundle does not exist in this environment.")
+            raise Unprocessable.about("/bundle_id", "unknown_bundle", "The bundle does not exist in this environment.")
         found = _resolve(here, targets)
         _refuse_same_bundle(environment, bundle, found)
         _refuse_over_cap(environment)
