@@ -19,12 +19,12 @@ def window_of(principal: Principal) -> Window | None:
         case "person", _:
             return Window(f"person:{principal.id}", _calls_of_person(principal))
         case "agent", _:
-            return Window(f"agent:{principal.id}", overrides.agent_calls(principal.organization_id))
+            return Window(f"agent:{principal.id}", overrides.calls_of("agent_calls", [principal.organization_id]))
     return None
 
 
 def _calls_of_person(person: Principal) -> int:
-    return overrides.person_calls({organization_id for organization_id, _, _ in person.roles})
+    return overrides.calls_of("person_calls", {organization_id for organization_id, _, _ in person.roles})
 
 
 def headers_of(taken: Taken) -> Mapping[str, str]:

@@ -12,12 +12,11 @@ from apps.console.base.forms import RevisedForm
 from apps.console.base.model_admin import ScopedModelAdmin
 from apps.console.base.principal import principal_of
 from apps.console.base.ui import UNCHANGED
-from apps.limits import services, windows
-from apps.limits.models import RANGES, RateOverride
+from apps.limits import services
+from apps.limits.models import RANGES, USUAL, RateOverride
 from apps.tenancy.models import Organization
 from apps.tenancy.scope import Scope
 
-USUAL = {"person_calls": windows.PERSON_LIMIT, "agent_calls": windows.AGENT_LIMIT}
 MEANING = {
     "person_calls": "A minute, for the browser sessions of a person together and for each personal token. A person in several "
     "organizations has the highest number of them.",

@@ -10,6 +10,8 @@ from apps.tenancy.models import Organization
 
 RANGES = {"person_calls": (60, 6_000), "agent_calls": (60, 6_000)}
 """{limit: the lowest and the highest number a minute that it can be set to}."""
+USUAL = {"person_calls": 600, "agent_calls": 240}
+"""{limit: the number a minute where no organization has one of its own}."""
 
 
 class RateOverride(ScopedModel, TreeModel, Mutable):

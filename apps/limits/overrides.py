@@ -16,8 +16,7 @@ import structlog
 from django.db import Error
 
 from apps.core.db import reason
-from apps.limits import windows
-from apps.limits.models import RANGES, RateOverride
+from apps.limits.models import RANGES, USUAL, RateOverride
 
 log = structlog.get_logger(__name__)
 
@@ -79,13 +78,7 @@ def _read() -> _Known:
     return _Known(limits, until)
 
 
-def agent_calls(organization_id: uuid.UUID | None) -> int:
-    """Calls a minute of each agent of an organization."""
-    own = _current().limits["agent_calls"]
-    return windows.AGENT_LIMIT if organization_id is None else own.get(organization_id, windows.AGENT_LIMIT)
-
-
-def person_calls(organizations: Iterable[uuid.UUID]) -> int:
-    """Calls a minute in each window of a person who is in these organizations: the highest number that one of them gives."""
-    own = _current().limits["person_calls"]
-    return max((own.get(each, windows.PERSON_LIMIT) for each in organizations), default=windows.PERSON_LIMIT)
+def calls_of(limit: str, organizations: Iterable[uuid.UUID | None]) -> int:
+    """Calls a minute of a caller in these organizations, by one of `RANGES`: the highest number that one of them gives."""
+    own, usual = _current().limits[limit], USUAL[limit]
+    return max((own.get(each, usual) if each else usual for each in organizations), default=usual)

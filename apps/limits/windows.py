@@ -27,9 +27,6 @@ log = structlog.get_logger(__name__)
 SECONDS = 60
 LEASED_SLOTS = 6
 LEASE_SECONDS = 60
-PERSON_LIMIT = 600
-AGENT_LIMIT = 240
-"""Calls in `SECONDS` where no organization has a number of its own (`overrides`)."""
 AWAY_SECONDS = 1.0
 """How long no call asks a store that did not answer."""
 MAX_WINDOWS = 50_000

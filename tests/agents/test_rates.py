@@ -11,6 +11,7 @@ from apps.agents import services
 from apps.agents.registry import Desired
 from apps.core import wake
 from apps.limits import overrides, windows
+from apps.limits.models import USUAL
 from apps.limits.services import set_rate_override
 from tests.flows.world import until
 from tests.served import Served
@@ -48,7 +49,7 @@ def test_a_call_too_many_is_429_also_when_it_would_be_answered_from_memory(
     for _ in range(4):
         agent.beat()
     windows._leases.reset()
-    monkeypatch.setattr(windows, "AGENT_LIMIT", 3)
+    monkeypatch.setitem(USUAL, "agent_calls", 3)
     answer = agent.beat()
     assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
     assert 1 <= int(answer.headers["Retry-After"]) <= 120

@@ -10,6 +10,7 @@ from django.test import Client
 
 from apps.core import metrics
 from apps.limits import windows
+from apps.limits.models import USUAL
 from tests.support import PASSWORD, Caller, Tenant, caller_for
 
 pytestmark = pytest.mark.django_db
@@ -25,7 +26,7 @@ def _fresh() -> None:
 
 @pytest.fixture
 def three_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "PERSON_LIMIT", 3)
+    monkeypatch.setitem(USUAL, "person_calls", 3)
 
 
 def test_every_authenticated_answer_states_the_window(tenant: Tenant) -> None:

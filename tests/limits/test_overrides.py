@@ -106,14 +106,14 @@ def test_while_the_database_can_not_answer_those_read_before_hold(
 ) -> None:
     monkeypatch.setattr(overrides, "REMEMBERED_SECONDS", 0.01)
     set_limits(tenant.organization, agent_calls=100)
-    assert overrides.agent_calls(tenant.organization.pk) == 100
+    assert overrides.calls_of("agent_calls", [tenant.organization.pk]) == 100
 
     def refuse(*args: Any) -> Any:
         raise OperationalError("gone")
 
     time.sleep(0.02)
     with connection.execute_wrapper(refuse):
-        assert overrides.agent_calls(tenant.organization.pk) == 100
+        assert overrides.calls_of("agent_calls", [tenant.organization.pk]) == 100
     assert "rate overrides can't be read" in caplog.text
 
 
