@@ -12,11 +12,9 @@ from apps.access.roles import Permission
 from apps.access.selectors import people_with
 from apps.approvals.models import PolicyWeakening
 from apps.core import clock
-from apps.core.actors import ActorRef
 from apps.core.errors import BadRequest, FieldError, Unprocessable
 from apps.tenancy.models import Environment, Posture
-from apps.tenancy.registry import EnvironmentSettings, PolicyField
-from apps.tenancy.scope import Scope
+from apps.tenancy.registry import EnvironmentSettings, PolicyField, SettingsChange
 
 DEFAULT_REQUIRED = {Posture.DEV.value: 0, Posture.STAGING.value: 1, Posture.PROD.value: 2}
 WEAKENED_FOR = dt.timedelta(hours=24)
@@ -97,19 +95,13 @@ def weaker_in(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-def check_settings(
-    *,
-    actor: ActorRef,
-    scope: Scope,
-    before: EnvironmentSettings | None,
-    after: EnvironmentSettings,
-    explicit: frozenset[str],
-) -> EnvironmentSettings:
+def check_settings(change: SettingsChange) -> EnvironmentSettings:
     """Tenancy's settings check: validate and complete the policy, and record who weakened it.
 
     Raises BadRequest for an invalid policy, Unprocessable `self_approval_only_in_dev`, and `too_few_reviewers` if
     `required_approvals` exceeds the number of people who can decide.
     """
+    actor, scope, before, after = change.actor, change.scope, change.before, change.after
     problems = _shape_problems(after.policy)
     if problems:
         raise BadRequest("The policy is not valid.", code="invalid_input", errors=problems)
@@ -118,7 +110,7 @@ def check_settings(
     if not policy["prevent_self_approval"] and after.posture != Posture.DEV.value:
         pointer, detail = "/policy/prevent_self_approval", "Self-approval can be enabled in dev only."
         raise Unprocessable.about(pointer, "self_approval_only_in_dev", detail)
-    if "policy.required_approvals" in explicit and policy["required_approvals"] > 0:
+    if "policy.required_approvals" in change.explicit and policy["required_approvals"] > 0:
         able = people_with(Permission.OPERATE_ENVIRONMENT, scope).count()
         if policy["required_approvals"] > able:
             detail = f"Only {able} people can decide in this environment."

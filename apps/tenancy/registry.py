@@ -52,25 +52,21 @@ class PolicyField:
         return self.low is None
 
 
-class SettingsCheck(Protocol):
-    """Callable run in the transaction that creates (`before` is None) or changes an environment.
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """The creation (`before` is None) or a change of an environment.
 
-    It may raise to refuse, and may record events. `explicit` names the settings (`policy.required_approvals` for
-    members of an object) that the caller passed. Returns the settings to store: the given ones, with defaults for the
-    others.
+    `explicit` names the settings (`policy.required_approvals` for members of an object) that the caller passed.
     """
 
-    def __call__(
-        self,
-        *,
-        actor: ActorRef,
-        scope: Scope,
-        before: EnvironmentSettings | None,
-        after: EnvironmentSettings,
-        explicit: frozenset[str],
-    ) -> EnvironmentSettings: ...
+    actor: ActorRef
+    scope: Scope
+    before: EnvironmentSettings | None
+    after: EnvironmentSettings
+    explicit: frozenset[str]
 
 
+SettingsCheck = Callable[[SettingsChange], EnvironmentSettings]
 DeletionGuard = Callable[[Scope], list[str]]
 DeletionNote = Callable[[Scope], list[str]]
 Purger = Callable[[Scope], bool]
@@ -91,7 +87,11 @@ def on_created(level: str, hook: OnCreated) -> None:
 
 
 def settings_check(check: SettingsCheck) -> None:
-    """Register the function that checks and completes an environment's settings."""
+    """Register `check(change)`, run in the transaction that creates or changes an environment.
+
+    It may raise to refuse, and may record events. It returns the settings to store: those of `change.after`, with
+    defaults for the others.
+    """
     settings_checks.append(check)
 
 

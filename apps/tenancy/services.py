@@ -22,7 +22,7 @@ from apps.core.json_equality import equal_json
 from apps.runtime.faults import fault_point
 from apps.tenancy import registry
 from apps.tenancy.models import SLUG, Environment, Organization, Posture, Project
-from apps.tenancy.registry import EnvironmentSettings
+from apps.tenancy.registry import EnvironmentSettings, SettingsChange
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_environments, lock_organization, scope_of
 
@@ -151,18 +151,12 @@ def create_project(*, actor: ActorRef, organization: Organization, name: str, sl
     return node
 
 
-def _complete(
-    actor: ActorRef,
-    scope: Scope,
-    before: EnvironmentSettings | None,
-    after: EnvironmentSettings,
-    explicit: frozenset[str],
-) -> EnvironmentSettings:
-    _check_limits(after)
-    _check_retention(after.retention_days)
-    after = replace(after, retention_days={**DEFAULT_RETENTION_DAYS, **after.retention_days})
+def _complete(change: SettingsChange) -> EnvironmentSettings:
+    _check_limits(change.after)
+    _check_retention(change.after.retention_days)
+    after = replace(change.after, retention_days={**DEFAULT_RETENTION_DAYS, **change.after.retention_days})
     for check in registry.settings_checks:
-        after = check(actor=actor, scope=scope, before=before, after=after, explicit=explicit)
+        after = check(replace(change, after=after))
     return after
 
 
@@ -231,7 +225,7 @@ def create_environment(
         **limits,
     )
     explicit = frozenset(f"policy.{key}" for key in (policy or {}))
-    settings = _complete(actor, Scope(parent.organization, parent), None, wanted, explicit)
+    settings = _complete(SettingsChange(actor, Scope(parent.organization, parent), None, wanted, explicit))
     node = _insert(Environment(project=parent, name=name, slug=chosen, **asdict(settings)))
     _announce_created(actor, node)
     return node
@@ -295,7 +289,7 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
             explicit = frozenset(
                 f"policy.{key}" for key, value in after.policy.items() if before.policy.get(key) != value
             )
-            after = _complete(actor, scope_of(fresh), before, after, explicit)
+            after = _complete(SettingsChange(actor, scope_of(fresh), before, after, explicit))
         for key in keys:
             wanted[key] = getattr(after, key)
     changed = {key: value for key, value in wanted.items() if not equal_json(getattr(fresh, key), value)}

@@ -8,10 +8,8 @@ from django.db import transaction
 
 from apps.agents.models import Agent
 from apps.core import clock
-from apps.core.actors import ActorRef
 from apps.core.errors import Forbidden
-from apps.tenancy.registry import EnvironmentSettings
-from apps.tenancy.scope import Scope
+from apps.tenancy.registry import EnvironmentSettings, SettingsChange
 from apps.tenancy.selectors import lock_environment
 
 TAKES_UPGRADES_FOR = dt.timedelta(days=1)
@@ -19,19 +17,13 @@ TAKES_UPGRADES_FOR = dt.timedelta(days=1)
 ASKED_NOTED_EVERY = dt.timedelta(hours=1)
 
 
-def check_upgrade_percent(
-    *,
-    actor: ActorRef,
-    scope: Scope,
-    before: EnvironmentSettings | None,
-    after: EnvironmentSettings,
-    explicit: frozenset[str],
-) -> EnvironmentSettings:
+def check_upgrade_percent(change: SettingsChange) -> EnvironmentSettings:
     """Allow only people to raise `agent_upgrade_percent` (a settings check of `apps.tenancy`). Raises Forbidden
     `person_required`."""
-    if after.agent_upgrade_percent > (before.agent_upgrade_percent if before else 0) and not actor.is_person:
+    former = change.before.agent_upgrade_percent if change.before else 0
+    if change.after.agent_upgrade_percent > former and not change.actor.is_person:
         raise Forbidden("Only a person can let more agents upgrade.", code="person_required")
-    return after
+    return change.after
 
 
 def allow_upgrade(*, agent: Agent, version: str) -> bool:
