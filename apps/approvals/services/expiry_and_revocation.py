@@ -13,12 +13,12 @@ from apps.access.principals import Principal
 from apps.access.roles import Permission
 from apps.approvals.models import FINAL, Approval, ApprovalStatus
 from apps.approvals.registry import subject_of
-from apps.approvals.services.transitions import locked_approval, move
+from apps.approvals.services.transitions import lock_approval, locked_approval, move
 from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR
 from apps.core.db import outside_transaction
-from apps.core.errors import Conflict, Forbidden, NotFound, StateConflict, Unprocessable
+from apps.core.errors import Conflict, Forbidden, StateConflict, Unprocessable
 from apps.core.fsm import allowed_from
 from apps.core.isolation import for_each
 from apps.runtime.faults import fault_point
@@ -31,12 +31,8 @@ SWEEP_SECONDS = 60.0
 def expire(*, environment_id: uuid.UUID, approval_id: uuid.UUID) -> bool:
     """Expire a pending approval whose time has passed. Returns False if there was nothing to do."""
     with transaction.atomic():
-        try:
-            environment = lock_environment(environment_id)
-            approval = locked_approval(environment, approval_id)
-        except NotFound:
-            return False
-        if approval.status != ApprovalStatus.PENDING.value or approval.expires_at > clock.now():
+        approval = lock_approval(environment_id, approval_id)
+        if approval is None or approval.status != ApprovalStatus.PENDING.value or approval.expires_at > clock.now():
             return False
         move(approval, "expire", actor=SYSTEM_ACTOR, trigger="expired", decided_at=clock.now())
         subject_of(approval).on_denied(approval=approval, actor=SYSTEM_ACTOR, trigger="expired", reason="expired")
@@ -80,11 +76,8 @@ def notify_expired_credentials(now: dt.datetime) -> int:
 
 def _notify_expired(environment_id: uuid.UUID, approval_id: uuid.UUID) -> bool:
     with transaction.atomic():
-        try:
-            approval = locked_approval(lock_environment(environment_id), approval_id)
-        except NotFound:
-            return False
-        if approval.status != ApprovalStatus.APPROVED.value or approval.credential_expiry_told:
+        approval = lock_approval(environment_id, approval_id)
+        if approval is None or approval.status != ApprovalStatus.APPROVED.value or approval.credential_expiry_told:
             return False
         Approval.objects.filter(pk=approval.pk).update(credential_expiry_told=True)
         subject_of(approval).on_credential_expired(approval=approval)

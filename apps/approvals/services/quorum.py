@@ -12,13 +12,11 @@ from apps.approvals.models import Approval, ApprovalStatus
 from apps.approvals.registry import subject_of
 from apps.approvals.selectors import CurrentFacts, current_facts
 from apps.approvals.services.credentials import mint
-from apps.approvals.services.transitions import locked_approval, move
+from apps.approvals.services.transitions import lock_approval, move
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
-from apps.core.errors import NotFound
 from apps.core.isolation import for_each
 from apps.runtime.faults import fault_point
-from apps.tenancy.selectors import lock_environment
 
 
 def facts_at_decision(facts: CurrentFacts, now: dt.datetime) -> dict[str, object]:
@@ -49,13 +47,9 @@ def complete_quorum(*, environment_id: uuid.UUID, approval_id: uuid.UUID) -> boo
     A vote counts as in `decide`: given on the current digest, by a user who may still decide.
     """
     with transaction.atomic():
-        try:
-            environment = lock_environment(environment_id)
-            approval = locked_approval(environment, approval_id)
-        except NotFound:
-            return False
+        approval = lock_approval(environment_id, approval_id)
         now = clock.now()
-        if approval.status != ApprovalStatus.PENDING.value or approval.expires_at <= now:
+        if approval is None or approval.status != ApprovalStatus.PENDING.value or approval.expires_at <= now:
             return False
         facts = current_facts(approval)
         if not approval.required_approvals or facts.approvals < approval.required_approvals:

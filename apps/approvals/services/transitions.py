@@ -9,9 +9,10 @@ from apps.approvals.models import Approval, ApprovalEvent
 from apps.audit import services as audit
 from apps.core.actors import ActorRef
 from apps.core.db import require_locked
+from apps.core.errors import NotFound
 from apps.core.fsm import advance
 from apps.tenancy.models import Environment
-from apps.tenancy.selectors import scope_of
+from apps.tenancy.selectors import lock_environment, scope_of
 
 
 def locked_approval(environment: Environment, approval_id: uuid.UUID) -> Approval:
@@ -20,6 +21,14 @@ def locked_approval(environment: Environment, approval_id: uuid.UUID) -> Approva
     approval = require_locked(Approval, pk=approval_id, environment=environment)
     approval.environment = environment
     return approval
+
+
+def lock_approval(environment_id: uuid.UUID, approval_id: uuid.UUID) -> Approval | None:
+    """Lock an environment and its approval, for what runs in the background; None when either is deleted."""
+    try:
+        return locked_approval(lock_environment(environment_id), approval_id)
+    except NotFound:
+        return None
 
 
 def note(approval: Approval, *, from_: str, to: str, actor: ActorRef, trigger: str, reason: str = "") -> None:

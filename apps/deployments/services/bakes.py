@@ -11,15 +11,13 @@ from apps.agents import selectors as agent_reads
 from apps.agents.models import Agent
 from apps.agents.registry import Running
 from apps.core import clock
-from apps.core.errors import NotFound
 from apps.core.isolation import for_each
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
 from apps.deployments.services.phases import UNHEALTHY, fail_active_target
 from apps.deployments.services.progress import apply_target_progress
 from apps.deployments.services.reconcile import reconcile_after_transition
-from apps.deployments.services.transitions import locked_deployment
+from apps.deployments.services.transitions import lock_deployment
 from apps.runtime.faults import fault_point
-from apps.tenancy.selectors import lock_environment
 
 S, T = DeploymentStatus, TargetStatus
 
@@ -44,12 +42,9 @@ def record_unhealthy_heartbeat(*, agent: Agent, running: Running | None) -> bool
     if found is None or (running is not None and running.deployment_id != found):
         return False
     with transaction.atomic():
-        try:
-            deployment = locked_deployment(lock_environment(agent.environment_id), found)
-        except NotFound:
-            return False
-        target = mine.filter(deployment=deployment).first()
-        if target is None:
+        deployment = lock_deployment(agent.environment_id, found)
+        target = mine.filter(deployment=deployment).first() if deployment is not None else None
+        if deployment is None or target is None:
             return False
         reason = agent_reads.unhealthy_agents([agent.pk], deployment.pk).get(agent.pk, "")
         fail_active_target(target, UNHEALTHY, reason, clock.now())
@@ -72,12 +67,10 @@ def end_due_bakes(now: dt.datetime) -> int:
 
 def _end_bake(environment_id: uuid.UUID, deployment_id: uuid.UUID) -> bool:
     with transaction.atomic():
-        try:
-            deployment = locked_deployment(lock_environment(environment_id), deployment_id)
-        except NotFound:
+        deployment = lock_deployment(environment_id, deployment_id)
+        if deployment is None or deployment.status != S.DEPLOYING.value:
             return False
-        ends = deployment.bake_ends_at
-        if deployment.status != S.DEPLOYING.value or ends is None or ends > clock.now():
+        if deployment.bake_ends_at is None or deployment.bake_ends_at > clock.now():
             return False
         apply_target_progress(deployment)
         reconcile_after_transition(deployment)

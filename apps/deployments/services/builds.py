@@ -22,7 +22,7 @@ from apps.deployments.services.denial_and_failure import fail_build
 from apps.deployments.services.phases import advance_phases
 from apps.deployments.services.progress import apply_progress
 from apps.deployments.services.reconcile import reconcile_after_transition
-from apps.deployments.services.transitions import locked_deployment, move
+from apps.deployments.services.transitions import lock_deployment, locked_deployment, move
 from apps.pipelines import selectors as pipelines
 from apps.runtime.bundle import BuiltBundle, BundleFacts, build_bundle
 from apps.runtime.faults import fault_point
@@ -181,10 +181,8 @@ def finish_build(work: Work, built: BuiltBundle, *, complete: Callable[[], None]
         return f"discarded: the deployment is {status or 'deleted'}"
     stored = blobs.store_file(environment_id=work.environment_id, data=built.archive)
     with transaction.atomic():
-        try:
-            environment = lock_environment(work.environment_id)
-            deployment = locked_deployment(environment, work.deployment_id)
-        except NotFound:
+        deployment = lock_deployment(work.environment_id, work.deployment_id)
+        if deployment is None:
             return "discarded: the deployment is deleted"
         if deployment.status != S.BUILDING.value:
             return f"discarded: the deployment is {deployment.status}"
@@ -213,11 +211,7 @@ def finish_build(work: Work, built: BuiltBundle, *, complete: Callable[[], None]
 
 def give_up_build(*, deployment_id: uuid.UUID, environment_id: uuid.UUID, error: str) -> None:
     """Move to `failed` when the build job is dead, unless the build is done. In the transaction that buries the job."""
-    try:
-        environment = lock_environment(environment_id)
-        deployment = locked_deployment(environment, deployment_id)
-    except NotFound:
-        return
-    if deployment.status in (S.APPROVED.value, S.BUILDING.value):
+    deployment = lock_deployment(environment_id, deployment_id)
+    if deployment is not None and deployment.status in (S.APPROVED.value, S.BUILDING.value):
         fail_build(deployment, actor=SYSTEM_ACTOR, code="build_failed", detail=error)
         reconcile_after_transition(deployment)

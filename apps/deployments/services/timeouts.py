@@ -11,14 +11,12 @@ from django.db.models import DateTimeField, F, Func, Q
 
 from apps.core import clock
 from apps.core.db import update_each
-from apps.core.errors import NotFound
 from apps.core.isolation import for_each
-from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
+from apps.deployments.models import DeploymentStatus, Target, TargetStatus
 from apps.deployments.services.progress import apply_target_progress
 from apps.deployments.services.reconcile import reconcile_after_transition
-from apps.deployments.services.transitions import locked_deployment
+from apps.deployments.services.transitions import lock_deployment
 from apps.runtime.faults import fault_point
-from apps.tenancy.selectors import lock_environment
 
 S, T = DeploymentStatus, TargetStatus
 
@@ -79,10 +77,8 @@ def extend_timeout_for_storage(target: Target) -> None:
 
 def _time_out(environment_id: uuid.UUID, deployment_id: uuid.UUID, now: dt.datetime) -> int:
     with transaction.atomic():
-        try:
-            environment = lock_environment(environment_id)
-            deployment: Deployment = locked_deployment(environment, deployment_id)
-        except NotFound:
+        deployment = lock_deployment(environment_id, deployment_id)
+        if deployment is None:
             return 0
         since = now - dt.timedelta(seconds=deployment.timeout_seconds)
         silent = list(

@@ -10,10 +10,11 @@ from apps.audit import services as audit
 from apps.core import clock
 from apps.core.actors import SYSTEM_ACTOR, ActorRef
 from apps.core.db import require_row
+from apps.core.errors import NotFound
 from apps.core.fsm import Move, advance
 from apps.deployments.models import Deployment, DeploymentEvent, DeploymentStatus, PhaseEvent, PhaseMark
 from apps.tenancy.models import Environment
-from apps.tenancy.selectors import scope_of
+from apps.tenancy.selectors import lock_environment, scope_of
 
 REASON_LENGTH = 1000
 
@@ -31,6 +32,14 @@ def locked_deployment(environment: Environment, deployment_id: uuid.UUID) -> Dep
     found = require_row(Deployment, pk=deployment_id, environment=environment)
     found.environment = environment
     return found
+
+
+def lock_deployment(environment_id: uuid.UUID, deployment_id: uuid.UUID) -> Deployment | None:
+    """Lock an environment and read its deployment, for what runs in the background; None when either is deleted."""
+    try:
+        return locked_deployment(lock_environment(environment_id), deployment_id)
+    except NotFound:
+        return None
 
 
 def record_event(
