@@ -11,7 +11,7 @@ from django.db import models
 
 from apps.agents.models import Agent, AgentKey, AgentQuerySet, EnrollmentToken, Liveness
 from apps.core import clock
-from apps.core.db import in_chunks, require_row
+from apps.core.db import in_chunks
 from apps.tenancy.scope import Scope
 
 
@@ -140,19 +140,9 @@ def warnings_about(agents: Iterable[Agent], now: dt.datetime) -> list[AgentWarni
     return found
 
 
-def get_agent(scope: Scope, agent_id: uuid.UUID) -> Agent:
-    """Return an agent of the environment. Raises NotFound."""
-    return require_row(all_in(scope), pk=agent_id)
-
-
 def enrollment_tokens(scope: Scope) -> models.QuerySet[EnrollmentToken]:
     """The environment's enrollment tokens that are not deleted."""
     return EnrollmentToken.objects.filter(environment=scope.require_environment(), revoked_at__isnull=True)
-
-
-def get_enrollment_token(scope: Scope, token_id: uuid.UUID) -> EnrollmentToken:
-    """Return an enrollment token of the environment. Raises NotFound."""
-    return require_row(enrollment_tokens(scope), pk=token_id)
 
 
 def agents_note(scope: Scope) -> list[str]:

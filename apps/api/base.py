@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
@@ -34,7 +35,7 @@ from apps.limits import windows
 from apps.limits.windows import Taken
 from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
-from apps.tenancy.selectors import resolve, scope_of
+from apps.tenancy.selectors import require_with_path, resolve, scope_of
 
 
 class ApiView(APIView):
@@ -206,12 +207,14 @@ PARENTS = ("org_id", "project_id", "environment_id")
 class ScopedView(ApiView):
     """Base of the views below an organization, project or environment of the path.
 
-    `level` names the deepest of them; `lookup` finds the resource that the path names below it. Sets `self.scope`. An id
-    that is unknown, is not under the path's parents or may not be seen is 404. A resource that is visible but not
-    permitted is 403, with an audit row.
+    `level` names the deepest of them; the resource that the path names below it is a row of `queryset`, or is found by
+    `lookup`. Sets `self.scope`. An id that is unknown, is not under the path's parents or may not be seen is 404. A resource
+    that is visible but not permitted is 403, with an audit row.
     """
 
     level: ClassVar[str] = "environment"
+    queryset: ClassVar[models.QuerySet[Any] | None] = None
+    """Rows of environments, of which the path names one by its id. It is read together with the path."""
     lookup: ClassVar[Callable[[Scope, Any], object] | None] = None
     """`lookup(scope, id)` raises NotFound when the scope has no resource of that id."""
     scope: Scope
@@ -226,7 +229,7 @@ class ScopedView(ApiView):
         ids: list[uuid.UUID] = [self.kwargs[name] for name in PARENTS[: policy.LEVELS.index(self.level) + 1]]
         permission = self.permission_for("GET" if request.method == "OPTIONS" else str(request.method))
         try:
-            self.scope = resolve(*ids)
+            self.scope = self._read_path(*ids)
         except NotFound:
             policy.refuse_unknown(self.principal, permission, *ids)
             raise
@@ -237,10 +240,36 @@ class ScopedView(ApiView):
                 self.find()
             policy.refuse(self.principal, permission, self.scope, decision)
 
+    def _read_path(self, organization_id: uuid.UUID, *below: uuid.UUID) -> Scope:
+        """Return the scope of the path, and set `self.found` to the row of `queryset` that it names. Raises NotFound.
+
+        The row is read for callers with a role there only: to others the time of a 404 must not show whether it exists.
+        """
+        if self.queryset is not None:
+            project_id, environment_id = below
+            if any(at == organization_id and on in (None, project_id) for at, on, _ in self.principal.roles):
+                with contextlib.suppress(NotFound):
+                    self.found = require_with_path(
+                        self.queryset,
+                        self._named(),
+                        organization_id=organization_id,
+                        project_id=project_id,
+                        environment_id=environment_id,
+                    )
+                    return scope_of(self.found.environment)
+        return resolve(organization_id, *below)
+
+    def _named(self) -> Any:
+        """The id in the path below `level`, None without one."""
+        return next((value for name, value in self.kwargs.items() if name not in PARENTS), None)
+
     def find(self) -> Any:
-        lookup = type(self).lookup
-        named = [value for name, value in self.kwargs.items() if name not in PARENTS]
-        return lookup(self.scope, named[0]) if lookup is not None and named else None
+        lookup, named = type(self).lookup, self._named()
+        if lookup is not None and named is not None:
+            return lookup(self.scope, named)
+        if self.queryset is not None and self.found is None:
+            raise NotFound()
+        return self.found
 
     @property
     def environment(self) -> Environment:

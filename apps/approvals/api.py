@@ -24,7 +24,6 @@ from apps.approvals.selectors import (
     current_facts_of_all,
     effective_status,
     facts_and_blocked_reason,
-    get_approval,
 )
 from apps.approvals.services import decide, revoke
 from apps.core.errors import NotFound
@@ -164,7 +163,7 @@ class MyApprovalsView(ApiView):
 class _ApprovalView(ScopedView):
     """Base of the views of one approval."""
 
-    lookup = get_approval
+    queryset = Approval.objects.all()
     found: Approval
 
     def decide(self, decision: str) -> Response:

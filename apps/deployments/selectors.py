@@ -13,7 +13,6 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
 
 from apps.agents.models import Agent
 from apps.agents.registry import Desired, RunningDetail
-from apps.core.db import require_row
 from apps.core.visibility import ScopedQuerySet
 from apps.deployments.desired import Assigned, desired_of
 from apps.deployments.models import (
@@ -144,21 +143,10 @@ def bundles(scope: Scope) -> ScopedQuerySet[ConfigBundle]:
     return ConfigBundle.objects.filter(environment=scope.require_environment())
 
 
-def get_bundle(scope: Scope, bundle_id: uuid.UUID) -> ConfigBundle:
-    """One config bundle of the environment. NotFound otherwise."""
-    return require_row(bundles(scope), pk=bundle_id)
-
-
 def deployments(scope: Scope) -> DeploymentQuerySet:
     """The environment's deployments."""
     rows: DeploymentQuerySet = Deployment.objects.filter(environment=scope.require_environment())
     return rows
-
-
-def get_deployment(scope: Scope, deployment_id: uuid.UUID) -> Deployment:
-    """One deployment of the environment. NotFound otherwise."""
-    deployment: Deployment = require_row(deployments(scope), pk=deployment_id)
-    return deployment
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TypedDict
 
 from rest_framework.request import Request
@@ -14,11 +13,9 @@ from apps.api.documents import document
 from apps.api.operations import operation
 from apps.api.parameters import choice_filter, status_filter
 from apps.api.serializers import EmptyInput
-from apps.core.db import require_row
 from apps.jobs.models import Job, JobStatus
 from apps.jobs.registry import handler_types
 from apps.jobs.services import retry_dead_letter
-from apps.tenancy.scope import Scope
 
 FILTERS = {"status": status_filter(JobStatus.values), "type": choice_filter(handler_types, "type")}
 
@@ -51,11 +48,6 @@ def job_document(job: Job) -> JobDocument:
     return document(JobDocument, job, error=error, scheduled_at=job.run_at)
 
 
-def job_of(scope: Scope, job_id: uuid.UUID) -> Job:
-    """Return the job of the environment. Raises NotFound."""
-    return require_row(Job, pk=job_id, environment=scope.require_environment())
-
-
 class OrganizationJobsView(ScopedView):
     """Jobs of an organization."""
 
@@ -79,7 +71,7 @@ class JobsView(ScopedView):
 class JobView(ScopedView):
     """A job."""
 
-    lookup = job_of
+    queryset = Job.objects.all()
     found: Job
 
     @operation(Permission.VIEW_ENVIRONMENT, answer=JobDocument)
@@ -91,7 +83,7 @@ class JobView(ScopedView):
 class JobRetryView(ScopedView):
     """Retry of a job."""
 
-    lookup = job_of
+    queryset = Job.objects.all()
     found: Job
 
     @operation(Permission.OPERATE_ENVIRONMENT, body=EmptyInput, answer=JobDocument)

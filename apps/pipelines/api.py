@@ -175,7 +175,7 @@ class DraftsView(ScopedView):
 class _DraftView(ScopedView):
     """Base of the views of one draft."""
 
-    lookup = selectors.get_draft
+    queryset = PipelineDraft.objects.all()
     found: PipelineDraft
 
 
@@ -289,7 +289,7 @@ class VersionsView(ScopedView):
 class _VersionView(ScopedView):
     """Base of the views of one version."""
 
-    lookup = selectors.get_version
+    queryset = PipelineVersion.objects.all()
     found: PipelineVersion
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import models
 
 from apps.core.db import lock_rows, require_locked, require_row
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.scope import Scope
+
+M = TypeVar("M", bound=models.Model)
 
 
 def scope_of(node: Organization | Project | Environment) -> Scope:
@@ -65,6 +67,28 @@ def resolve(
         projects = Project.objects.alive().select_related("organization")
         return scope_of(require_row(projects, pk=project_id, organization_id=organization_id))
     return scope_of(require_row(Organization.objects.alive(), pk=organization_id))
+
+
+def require_with_path(
+    rows: models.QuerySet[M],
+    row_id: uuid.UUID,
+    *,
+    organization_id: uuid.UUID,
+    project_id: uuid.UUID,
+    environment_id: uuid.UUID,
+) -> M:
+    """Return the row of an environment with its environment, project and organization, in one query.
+
+    Raises NotFound if it is not in `rows`, if one of these ids is not that of its path, or if the environment is deleted.
+    """
+    return require_row(
+        rows.select_related("environment__project__organization"),
+        pk=row_id,
+        environment_id=environment_id,
+        environment__deleted_at__isnull=True,
+        environment__project_id=project_id,
+        environment__project__organization_id=organization_id,
+    )
 
 
 def lock_organization(organization_id: uuid.UUID) -> Organization:

@@ -28,12 +28,14 @@ from tests.support import Caller, Tenant
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
 
-DETAIL = 3
-"""The token with its person and their roles, the path as one join, the row."""
-MOST_OF_A_DETAIL = 4
+DETAIL = 2
+"""The token with its person and their roles, the row with its path as one join."""
+LIST = 3
+"""The token with its person and their roles, the path, the rows."""
+MOST_OF_A_DETAIL = 3
 DEARER_DETAILS = {
     # its votes, the base of its targets (two), and who could still decide (three)
-    "ENV/approvals/{approval_id}": 9,
+    "ENV/approvals/{approval_id}": 8,
 }
 LIST_OF_APPROVALS = 10
 
@@ -106,23 +108,40 @@ def make_jobs(tenant: Tenant, count: int) -> list[uuid.UUID]:
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "wanted"),
+    ("name", "make", "more"),
     [
-        ("agents", make_agents, DETAIL),
-        ("bundles", make_bundles, DETAIL),
-        ("deployments", make_deployments, DETAIL + 1),  # and the counts of its targets
-        ("jobs", make_jobs, DETAIL),
+        ("agents", make_agents, 0),
+        ("bundles", make_bundles, 0),
+        ("deployments", make_deployments, 1),  # the counts of its targets
+        ("jobs", make_jobs, 0),
     ],
 )
 def test_a_detail_and_a_list_make_as_many_queries_however_many_rows_there_are(
-    tenant: Tenant, vera: Caller, name: str, make: Callable[[Tenant, int], list[uuid.UUID]], wanted: int
+    tenant: Tenant, vera: Caller, name: str, make: Callable[[Tenant, int], list[uuid.UUID]], more: int
 ) -> None:
     where = f"{tenant.path()}/{name}"
     [row] = make(tenant, 1)
-    assert queries(vera, f"{where}/{row}") == wanted
+    assert queries(vera, f"{where}/{row}") == DETAIL + more
     one = queries(vera, where)
     make(tenant, 12)
-    assert queries(vera, where) == one == wanted
+    assert queries(vera, where) == one == LIST + more
+
+
+def test_an_outsider_is_refused_a_resource_that_exists_and_one_that_does_not_by_the_same_queries(
+    tenant: Tenant,
+) -> None:
+    [agent] = make_agents(tenant, 1)
+    charlie = tenant.caller("charlie")
+    charlie.get("/me")
+
+    def refused(row: uuid.UUID) -> list[str]:
+        with CaptureQueriesContext(connection) as captured:
+            assert charlie.get(f"{tenant.path()}/agents/{row}").status_code == 404
+        return [query["sql"] for query in captured]
+
+    # the first refusal writes an audit row
+    refused(agent)
+    assert refused(agent) == refused(new_id())
 
 
 def test_a_list_of_approvals_makes_as_many_queries_for_fifty_as_for_five(tenant: Tenant, vera: Caller) -> None:
@@ -153,8 +172,8 @@ def test_a_list_of_approvals_makes_as_many_queries_for_fifty_as_for_five(tenant:
 
 
 def test_the_tree_itself_is_read_by_its_path_alone(tenant: Tenant, vera: Caller) -> None:
-    assert queries(vera, tenant.path()) == DETAIL - 1
-    assert queries(vera, tenant.path().rsplit("/environments", 1)[0]) == DETAIL - 1
+    assert queries(vera, tenant.path()) == DETAIL
+    assert queries(vera, tenant.path().rsplit("/environments", 1)[0]) == DETAIL
 
 
 def make_host(tenant: Tenant) -> tuple[Agent, Caller]:

@@ -62,7 +62,7 @@ class EnrollmentTokensView(ScopedView):
 class EnrollmentTokenView(ScopedView):
     """An enrollment token."""
 
-    lookup = selectors.get_enrollment_token
+    queryset = EnrollmentToken.objects.filter(revoked_at__isnull=True)
     found: EnrollmentToken
 
     @operation(VIEW, answer=EnrollmentTokenDocument)
@@ -149,7 +149,7 @@ class AgentsView(ScopedView):
 class _AgentView(ScopedView):
     """Base of the views of one agent, for people."""
 
-    lookup = selectors.get_agent
+    queryset = Agent.objects.all()
     found: Agent
 
 

@@ -52,7 +52,7 @@ class BundlesView(ScopedView):
 class BundleDetailView(ScopedView):
     """A config bundle. It never changes, and can be deleted only until a deployment uses it."""
 
-    lookup = selectors.get_bundle
+    queryset = ConfigBundle.objects.all()
     found: ConfigBundle
 
     @operation(VIEW, answer=BundleDocument)

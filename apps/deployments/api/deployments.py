@@ -90,7 +90,7 @@ class DeploymentsView(ScopedView):
 class _DeploymentView(ScopedView):
     """Base of the views of one deployment."""
 
-    lookup = selectors.get_deployment
+    queryset = Deployment.objects.all()
     found: Deployment
 
 
