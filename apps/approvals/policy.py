@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from django.db.models import QuerySet
+
 from apps.access.roles import Permission
 from apps.access.selectors import people_with
 from apps.approvals.models import PolicyWeakening
@@ -126,8 +128,12 @@ def policy_of(environment: Environment) -> dict[str, Any]:
     return {**default_policy(environment.posture), **environment.policy}
 
 
+def weakenings(environment: Environment, now: dt.datetime | None = None) -> QuerySet[PolicyWeakening]:
+    """The weakenings of this policy in the last 24 hours."""
+    return PolicyWeakening.objects.filter(environment=environment, at__gt=(now or clock.now()) - WEAKENED_FOR)
+
+
 def weakened_until(environment: Environment, now: dt.datetime | None = None) -> dict[uuid.UUID, dt.datetime]:
     """Return the users who weakened this policy in the last 24 hours, and until when they can't decide."""
-    since = (now or clock.now()) - WEAKENED_FOR
-    rows = PolicyWeakening.objects.filter(environment=environment, at__gt=since).order_by("at")
-    return {user_id: at + WEAKENED_FOR for user_id, at in rows.values_list("user_id", "at")}
+    rows = weakenings(environment, now).order_by("at").values_list("user_id", "at")
+    return {user_id: at + WEAKENED_FOR for user_id, at in rows}

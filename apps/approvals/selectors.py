@@ -19,7 +19,7 @@ from apps.access.principals import Principal
 from apps.access.roles import Permission
 from apps.access.selectors import environments_where, people_who_may, people_with
 from apps.approvals.models import Approval, ApprovalStatus, Decision
-from apps.approvals.policy import weakened_until
+from apps.approvals.policy import weakened_until, weakenings
 from apps.approvals.registry import subject_of
 from apps.approvals.reviewers import Request, RoleHistories, approving_from
 from apps.core import clock
@@ -76,7 +76,7 @@ def current_facts_of_all(
     histories: RoleHistories | None = None,
     operators: Collection[tuple[uuid.UUID, uuid.UUID]] | None = None,
 ) -> dict[uuid.UUID, CurrentFacts]:
-    """Return the current facts of each of `approvals`, in five queries per kind of subject.
+    """Return the current facts of each of `approvals`, in four queries, and one more for each kind of subject after the first.
 
     Pass the `histories` of their organizations, and the `operators` (environment, user) of their environments, if they are
     read already.
@@ -187,8 +187,11 @@ class Deciders:
         return weakened_until(self.approval.environment, self._now)
 
     @cached_property
-    def _operators(self) -> dict[uuid.UUID, User]:
-        return {person.pk: person for person in people_with(Permission.OPERATE_ENVIRONMENT, self._scope)}
+    def _operators(self) -> dict[uuid.UUID, tuple[User, bool]]:
+        """The users who may operate the environment, and whether they weakened its policy recently."""
+        people = people_with(Permission.OPERATE_ENVIRONMENT, self._scope)
+        weakening = weakenings(self.approval.environment, self._now).filter(user_id=OuterRef("pk"))
+        return {person.pk: (person, person.is_weakener) for person in people.annotate(is_weakener=Exists(weakening))}
 
     def _approving_from(
         self, people: Collection[uuid.UUID], resets: Mapping[uuid.UUID, dt.datetime | None] | None
@@ -236,14 +239,14 @@ class Deciders:
         if isinstance(verdict, Denied) or principal.id is None:
             return verdict
         known = self.__dict__.get("_operators", {}).get(principal.id)
-        later = self._approving_from([principal.id], {known.pk: known.password_reset_at} if known else None)
+        later = self._approving_from([principal.id], {principal.id: known[0].password_reset_at} if known else None)
         if principal.id in later:
             return NotYet("reviewer_recently_added", visible=True, until=later[principal.id])
         return verdict
 
     def eligible_people(self) -> list[User]:
         """Return the users who could approve now, by name, whether or not they have voted."""
-        able = {pk: person for pk, person in self._operators.items() if pk not in self._weakeners}
+        able = {pk: person for pk, (person, is_weakener) in self._operators.items() if not is_weakener}
         if self.approval.policy.get("prevent_self_approval", True) and self.approval.requested_by is not None:
             able.pop(self.approval.requested_by, None)
         later = self._approving_from(able, {pk: person.password_reset_at for pk, person in able.items()})

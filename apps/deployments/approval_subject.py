@@ -30,7 +30,7 @@ class DeploymentSubject:
     """The subject of approvals with the action `deploy` (`apps.approvals.registry.ApprovalSubject`)."""
 
     def present_bases(self, approvals: Sequence[Approval]) -> dict[uuid.UUID, dict[str, str | None]]:
-        """{approval: {agent id: its base deployment now}}, as `selectors.base_of`. Two queries for all approvals."""
+        """{approval: {agent id: its base deployment now}}, as `selectors.base_of`. One query for all approvals."""
         wanted = {
             approval.pk: BaseQuery(
                 environment_id=approval.environment_id,

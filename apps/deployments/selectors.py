@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery, Value
 
 from apps.agents.models import Agent
 from apps.agents.registry import Desired, RunningDetail
@@ -112,7 +112,7 @@ _NAMED_AGENTS = 500
 
 
 def bases_of(questions: Mapping[K, BaseQuery]) -> dict[K, dict[str, str | None]]:
-    """The result of `base_of` for many queries at once, in two database queries."""
+    """The result of `base_of` for many queries at once, in one database query."""
     environments = {question.environment_id for question in questions.values()}
     agents = {agent_id for question in questions.values() for agent_id in question.agent_ids}
     confirmed = Confirmation.objects.filter(environment_id__in=environments)
@@ -122,11 +122,16 @@ def bases_of(questions: Mapping[K, BaseQuery]) -> dict[K, dict[str, str | None]]
     )
     if len(agents) <= _NAMED_AGENTS:
         confirmed, targets = confirmed.filter(agent_id__in=agents), targets.filter(agent_id__in=agents)
-    last = dict(confirmed.values_list("agent_id", "deployment_id"))
+    columns = ("agent_id", "deployment_id")
+    both = confirmed.values_list(*columns, Value(True)).union(targets.values_list(*columns, Value(False)), all=True)
     # at most one deployment is in progress on an agent, and a deployment is not its own base
+    last: dict[uuid.UUID, uuid.UUID | None] = {}
     in_progress: dict[uuid.UUID, list[uuid.UUID]] = {}
-    for agent_id, deployment_id in targets.values_list("agent_id", "deployment_id"):
-        in_progress.setdefault(agent_id, []).append(deployment_id)
+    for agent_id, deployment_id, is_confirmed in both:
+        if is_confirmed:
+            last[agent_id] = deployment_id
+        else:
+            in_progress.setdefault(agent_id, []).append(deployment_id)
     bases: dict[K, dict[str, str | None]] = {}
     for key, question in questions.items():
         base: dict[str, str | None] = {}

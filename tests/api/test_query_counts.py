@@ -34,10 +34,10 @@ LIST = 3
 """The token with its person and their roles, the path, the rows."""
 MOST_OF_A_DETAIL = 3
 DEARER_DETAILS = {
-    # its votes, the base of its targets (two), and who could still decide (three)
-    "ENV/approvals/{approval_id}": 8,
+    # its votes, the base of its targets, and who could still decide (two)
+    "ENV/approvals/{approval_id}": 6,
 }
-LIST_OF_APPROVALS = 10
+LIST_OF_APPROVALS = 7
 
 
 @pytest.fixture
