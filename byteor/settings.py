@@ -71,7 +71,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "byteor.middleware.requests.ApiHttpsMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "csp.middleware.CSPMiddleware",
+    "byteor.middleware.requests.ContentSecurityPolicyMiddleware",
     "byteor.middleware.failed_authentication.FailedAuthMiddleware",
     "byteor.middleware.browsers.SessionMiddleware",
     "byteor.middleware.requests.CommonMiddleware",

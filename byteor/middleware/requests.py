@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
+from csp.constants import HEADER
+from csp.utils import build_policy
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.http.response import HttpResponseBase
@@ -57,6 +59,22 @@ class RequestIdMiddleware:
                 write(response.status_code)
         structlog.contextvars.clear_contextvars()
         response["X-Request-Id"] = request_id
+        return response
+
+
+class ContentSecurityPolicyMiddleware:
+    """Adds the content security policy of the settings, as django-csp writes it, to every response.
+
+    It is the same for all, without nonces, so it is written once; django-csp's own middleware writes it for each response.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        self._policy = build_policy()
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        response[HEADER] = self._policy
         return response
 
 
