@@ -96,6 +96,8 @@ def same_hostname(agents: Iterable[Agent]) -> dict[uuid.UUID, list[Agent]]:
     Usually one of them is left from a host that was set up again.
     """
     named = [agent for agent in agents if agent.hostname]
+    if not named:
+        return {}
     rows = Agent.objects.enrolled().filter(environment__in={agent.environment_id for agent in named})
     by_name: dict[tuple[uuid.UUID, str], list[Agent]] = {}
     for hostnames in in_chunks({agent.hostname for agent in named}):

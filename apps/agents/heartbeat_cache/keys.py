@@ -19,7 +19,7 @@ MAX_NOTIFICATION_LAG_SECONDS = 0.9
 MAX_CACHE_SECONDS = 600.0
 """After this time a cached key is read again, regardless of notifications."""
 MAX_CACHED_KEYS = 20_000
-"""A key with its agent and the rows above it takes about 9 KB."""
+"""A key with its agent, environment and project takes about 5 KB."""
 MAX_CHANNELS = 200_000
 
 Mark = int
