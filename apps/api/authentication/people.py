@@ -46,10 +46,16 @@ def expect_family(text: str, *families: str) -> tokens.ParsedToken:
     return parsed
 
 
+_COLUMNS = (
+    *("public_id", "expires_at", "last_used_at", "revoked_at"),
+    *("user__email", "user__name", "user__is_active", "user__is_superuser"),
+)
+
+
 @functools.cache
 def _tokens_with_roles() -> QuerySet[PersonalToken]:
     """Built once, because each request by token makes this query."""
-    return with_roles(PersonalToken.objects.select_related("user"), "user")
+    return with_roles(PersonalToken.objects.select_related("user").only(*_COLUMNS), "user")
 
 
 def principal_of_personal_token(text: str) -> Principal:
