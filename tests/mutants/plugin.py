@@ -36,6 +36,9 @@ from tests.mutants.making import ROOT, Mutant, make_mutants
 
 SLOWER = 10
 """A test that takes so many times as long as without the change, and the plan's `patience` in seconds, never ends."""
+IDLE = 5
+"""A test that mostly waits is given so many times as long as one that computes."""
+LOOK_EVERY = 0.2
 
 
 @dataclass
@@ -99,6 +102,12 @@ def _fork(work: Any) -> tuple[int, int]:
         code = 0
     finally:
         os._exit(code)
+
+
+def _processor_seconds(pid: int) -> float:
+    """The processor time that a process of this one has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _end(pid: int) -> None:
@@ -245,22 +254,28 @@ class Runner:
         self.database.restore()
         pid, reading = _fork(work)
         try:
-            return self._wait(reading, tests)
+            return self._wait(pid, reading, tests)
         finally:
             os.close(reading)
             _end(pid)
 
-    def _wait(self, reading: int, tests: list[str]) -> tuple[str, str]:
+    def _wait(self, pid: int, reading: int, tests: list[str]) -> tuple[str, str]:
         ends = time.monotonic() + self.limit
-        number, since = 0, time.monotonic()
+        number, since, used = 0, time.monotonic(), 0.0
         text = b""
         while True:
-            patience = since + SLOWER * self.baseline.seconds[tests[number]] + self.patience
-            ready, _, _ = select.select([reading], [], [], max(0.0, min(patience, ends) - time.monotonic()))
+            allowed = SLOWER * self.baseline.seconds[tests[number]] + self.patience
+            left = max(since + allowed - time.monotonic(), LOOK_EVERY)
+            ready, _, _ = select.select([reading], [], [], max(0.0, min(left, ends - time.monotonic())))
             if not ready:
-                if time.monotonic() >= patience:
+                now = time.monotonic()
+                # on a busy machine it has not run for as long as it has been waited for
+                ran = _processor_seconds(pid) - used
+                if now - since >= allowed and (ran >= allowed / 2 or now - since >= IDLE * allowed):
                     return "killed", f"{tests[number]} (never ended)"
-                return "undecided", f"{number} of {len(tests)} tests"
+                if now >= ends:
+                    return "undecided", f"{number} of {len(tests)} tests"
+                continue
             got = os.read(reading, 65536)
             if not got:
                 return "killed", f"{tests[number]} (ended the process)"
@@ -271,7 +286,7 @@ class Runner:
                     return "killed", tests[number]
                 if word == b"survived":
                     return "survived", ""
-                number, since = int(word), time.monotonic()
+                number, since, used = int(word), time.monotonic(), _processor_seconds(pid)
 
 
 @pytest.hookimpl(tryfirst=True)
