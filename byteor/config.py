@@ -251,7 +251,7 @@ class Config:
 
     @property
     def hosted(self) -> bool:
-        """True in the staging and production profiles."""
+        """True in every profile but `local`."""
         return self.profile != "local"
 
     @property

@@ -164,6 +164,11 @@ def is_api_path(path: str) -> bool:
     return path.startswith(("/api/", "/v1/")) or path in ("/api", "/v1")
 
 
+def is_api_host(request: HttpRequest) -> bool:
+    """True on hosts named `api.*`, in any case: they serve the API alone, and accept no sessions."""
+    return request.get_host().lower().startswith("api.")
+
+
 def _answer(request: HttpRequest, error: ServiceError, template: str) -> HttpResponse:
     if is_api_path(request.path):
         return problem_response(error, request.path)

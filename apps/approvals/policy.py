@@ -107,8 +107,9 @@ def check_settings(change: SettingsChange) -> EnvironmentSettings:
     problems = _shape_problems(after.policy)
     if problems:
         raise BadRequest("The policy is not valid.", code="invalid_input", errors=problems)
-    start = default_policy(after.posture) if before is None else before.policy or default_policy(after.posture)
-    policy = {**default_policy(after.posture), **after.policy}
+    defaults = default_policy(after.posture)
+    # a policy that was stored before a member existed has its default
+    start, policy = {**defaults, **(before.policy if before is not None else {})}, {**defaults, **after.policy}
     if not policy["prevent_self_approval"] and after.posture != Posture.DEV.value:
         pointer, detail = "/policy/prevent_self_approval", "Self-approval can be enabled in dev only."
         raise Unprocessable.about(pointer, "self_approval_only_in_dev", detail)

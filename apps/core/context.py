@@ -40,18 +40,23 @@ def at_end(call: Callable[[], object]) -> bool:
     return True
 
 
+def finish() -> None:
+    """Run the calls registered with `at_end` so far. All of them run; the first error is raised afterwards."""
+    waiting = _at_end.get() or []
+    due = waiting[:]
+    waiting.clear()
+    with ExitStack() as calls:
+        for call in reversed(due):
+            calls.callback(call)
+
+
 @contextmanager
 def serving(context: RequestContext) -> Iterator[None]:
-    """Make `context` current inside the block, then run the calls registered with `at_end`.
-
-    All of them run; the first error is raised afterwards.
-    """
+    """Make `context` current inside the block, then run the calls registered with `at_end` (`finish`)."""
     token, waiting = _current.set(context), _at_end.set([])
     try:
         yield
-        with ExitStack() as calls:
-            for call in reversed(_at_end.get() or []):
-                calls.callback(call)
+        finish()
     finally:
         _at_end.reset(waiting)
         _current.reset(token)

@@ -161,7 +161,12 @@ class _NodeView(ScopedView):
         below it, 409 `deletion_blocked` unless `force=true`.
         """
         check_if_match(request, self.scope.node.rev)
-        deleted = services.delete_node(actor=self.principal.ref, scope=self.scope, force=self.query["force"])
+        deleted = services.delete_node(
+            actor=self.principal.ref,
+            scope=self.scope,
+            force=self.query["force"],
+            expected_rev=self.scope.node.rev if "If-Match" in self.request.headers else None,
+        )
         return no_content_response() if deleted else Response({"status": "deleting"}, status=202)
 
     def _change(self, wanted: Any, *, expected_rev: int | None) -> Response:

@@ -231,13 +231,16 @@ def create_environment(
     return node
 
 
-def _locked(node: N) -> N:
+def _locked(node: N, expected_rev: int | None = None) -> N:
+    """Lock and return `node`. Raises NotFound, and PreconditionFailed if `expected_rev` is not the stored revision."""
     rows = type(node).objects.filter(pk=node.pk, deleted_at__isnull=True)
     if isinstance(node, Project):
         rows = rows.select_related("organization")
     elif isinstance(node, Environment):
         rows = rows.select_related("project__organization")
     fresh: N = require_locked(rows)
+    if expected_rev is not None and fresh.rev != expected_rev:
+        raise PreconditionFailed("It has changed since you read it.")
     return fresh
 
 
@@ -271,9 +274,7 @@ def update_node(*, actor: ActorRef, node: N, expected_rev: int | None = None, **
     """
     if "slug" in changes:
         _lock_with_namesake(node, changes["slug"])
-    fresh = _locked(node)
-    if expected_rev is not None and fresh.rev != expected_rev:
-        raise PreconditionFailed("It has changed since you read it.")
+    fresh = _locked(node, expected_rev)
     wanted = dict(changes)
     if wanted.get("name", fresh.name) != fresh.name:
         wanted["name"] = _checked_name(wanted["name"])
@@ -323,15 +324,16 @@ def _lock_below(node: Organization | Project | Environment) -> None:
         lock_rows(Environment.objects.filter(project=node, deleted_at__isnull=True).order_by("pk"))
 
 
-def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False) -> bool:
+def delete_node(*, actor: ActorRef, scope: Scope, force: bool = False, expected_rev: int | None = None) -> bool:
     """Delete a node and everything below it, for the API and the admin.
 
     The tombstone is one transaction: the node is 404 from then on, its slug is free, credentials below it are revoked.
     Rows and files are deleted after it. Returns True if all is deleted, False if a background job continues. Raises
-    Conflict `deletion_blocked` with the reasons, unless `force`.
+    Conflict `deletion_blocked` with the reasons, unless `force`, and PreconditionFailed if `expected_rev` is not the stored
+    revision.
     """
     with transaction.atomic():
-        fresh = scope_of(_locked(scope.node))
+        fresh = scope_of(_locked(scope.node, expected_rev))
         _lock_below(fresh.node)
         blockers = [text for guard in registry.deletion_guards for text in guard(fresh)]
         if blockers and not force:

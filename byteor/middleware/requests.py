@@ -11,12 +11,13 @@ import structlog
 from csp.constants import HEADER
 from csp.utils import build_policy
 from django.conf import settings
+from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.http.response import HttpResponseBase
 from django.middleware import common
 
 from apps.api import problems
-from apps.api.problems import is_api_path, problem_response
+from apps.api.problems import is_api_host, is_api_path, problem_response
 from apps.core import context, waits
 from apps.core.context import RequestContext
 from apps.core.errors import BadRequest, Forbidden, LengthRequired, NotFound, ServiceError, TooLarge
@@ -44,7 +45,7 @@ class RequestIdMiddleware:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.monotonic()
         with context.serving(serving):
-            response = self.get_response(request)
+            response = self._respond(request)
             # the route, not the path: an invitation's path contains its secret
             route = request.resolver_match.route if request.resolver_match else None
             bound = structlog.contextvars.get_contextvars()
@@ -59,6 +60,18 @@ class RequestIdMiddleware:
                 write(response.status_code)
         structlog.contextvars.clear_contextvars()
         response["X-Request-Id"] = request_id
+        return response
+
+    def _respond(self, request: HttpRequest) -> HttpResponseBase:
+        """The response; that of an internal error if something could not be recorded at the end of the request."""
+        response = self.get_response(request)
+        try:
+            context.finish()
+        except (
+            Exception
+        ) as error:  # answered here, because outside of this middleware the answer would have no request id
+            response.close()
+            return response_for_exception(request, error)
         return response
 
 
@@ -199,6 +212,6 @@ class HostRulesMiddleware:
     def _belongs(self, request: HttpRequest) -> bool:
         if request.path in HEALTH_PATHS:
             return True
-        if request.get_host().startswith("api."):
+        if is_api_host(request):
             return is_api_path(request.path)
         return not request.path.startswith("/v1/")

@@ -5,16 +5,20 @@ import threading
 
 import pytest
 
+from apps.access.api import members as api
 from apps.access.models import Membership, User
 from apps.access.principals import SYSTEM, person_principal
 from apps.access.roles import Role
 from apps.access.services import change_account_state, create_token, members, remove_member
+from apps.api.etags import check_if_match
 from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.core.errors import Conflict, Forbidden, NotFound, PreconditionFailed, ServiceError
 from apps.core.ids import new_id
-from apps.tenancy.models import Organization
+from apps.tenancy import services as tenancy
+from apps.tenancy.models import Organization, Project
 from apps.tenancy.scope import Scope
+from apps.tenancy.selectors import scope_of
 from tests.support import PASSWORD, caller_for, give_role, in_threads, make_person
 
 pytestmark = pytest.mark.django_db
@@ -171,6 +175,38 @@ def test_in_an_organization_that_was_deleted_meanwhile_nothing_changes(tenant):
         with pytest.raises(NotFound):
             attempt()
     assert list(Membership.objects.order_by("pk").values()) == before
+
+
+def test_in_a_project_that_was_deleted_meanwhile_nothing_changes(tenant):
+    actor, scope = tenant.principal("alice"), Scope(tenant.organization, tenant.project)
+    pk = give_role(tenant.people["vera"], Role.VIEWER, tenant.organization, tenant.project).pk
+    deleted = tenancy.delete_node(actor=actor.ref, scope=scope_of(tenant.project), force=True)
+    assert deleted
+    assert not Project.objects.filter(pk=tenant.project.pk).exists()
+    before = list(Membership.objects.order_by("pk").values())
+    for attempt in (
+        lambda: members.invite(actor=actor, scope=scope, email="new@example.com", role="viewer"),
+        lambda: members.change_role(actor=actor, scope=scope, member_id=pk, role="operator"),
+        lambda: members.remove_member(actor=actor, scope=scope, member_id=pk),
+    ):
+        with pytest.raises(NotFound):
+            attempt()
+    assert list(Membership.objects.order_by("pk").values()) == before
+
+
+def test_a_member_who_changes_between_the_look_and_the_lock_is_not_removed_by_if_match(tenant, monkeypatch):
+    alice, path = member(tenant)
+    seen = alice.get(path)["ETag"]
+
+    def change_after_the_look(*args, **named):
+        check_if_match(*args, **named)
+        Membership.objects.filter(pk=path.rpartition("/")[2]).update(rev=2)
+
+    monkeypatch.setattr(api, "check_if_match", change_after_the_look)
+    answer = alice.delete(path, if_match=seen)
+    assert (answer.status_code, answer.json()["code"]) == (412, "precondition_failed")
+    monkeypatch.undo()
+    assert alice.delete(path, if_match=alice.get(path)["ETag"]).status_code == 204
 
 
 def test_a_member_is_removed_and_it_is_recorded(tenant):

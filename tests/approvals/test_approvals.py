@@ -13,7 +13,7 @@ from apps.access.principals import SYSTEM, Principal
 from apps.agents.models import Agent
 from apps.approvals import services
 from apps.approvals.models import Approval, ApprovalStatus, Decision, PolicyWeakening
-from apps.approvals.policy import weaker_in
+from apps.approvals.policy import default_policy, weakened_until, weaker_in
 from apps.approvals.selectors import Deciders, approvals_to_decide
 from apps.approvals.services import decisions, expiry_and_revocation
 from apps.audit.models import AuditEvent
@@ -301,6 +301,18 @@ def test_a_stronger_policy_weakens_nothing():
     }
     assert weaker_in(weak, strong) == weaker_in(weak, weak) == {}
     assert weaker_in(strong, weak) == {name: [strong[name], weak[name]] for name in strong}
+
+
+def test_a_policy_that_was_stored_before_a_member_existed_has_its_default_and_is_not_weakened_by_it(tenant):
+    Environment.objects.filter(pk=tenant.prod.pk).update(policy={"required_approvals": 1})
+    alice, path = tenant.caller("alice"), tenant.path(tenant.prod)
+    changed = alice.patch(path, {"policy": {"credential_ttl_hours": 4}})
+    assert changed.status_code == 200
+    usual = default_policy("prod")
+    assert changed.json()["policy"] == {**usual, "required_approvals": 1, "credential_ttl_hours": 4}
+    assert not weakened_until(tenant.prod)
+    assert alice.patch(path, {"policy": {"require_comment_on_deny": False}}).status_code == 200
+    assert set(weakened_until(tenant.prod)) == {tenant.people["alice"].pk}
 
 
 def test_the_policy_is_validated_where_it_is_set(tenant):

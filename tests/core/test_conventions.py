@@ -12,11 +12,12 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import URLPattern, get_resolver
 
+from apps.audit import services as audit
 from apps.core import metrics
 from apps.jobs.watchdog import _Health
 from byteor.logs import OneLine
@@ -128,6 +129,36 @@ def test_probes_are_answered_whatever_the_host_also_to_head(settings: Any, path:
             answer = getattr(Client(), method)(path, HTTP_HOST=host, HTTP_AUTHORIZATION="Bearer t")
             assert answer.status_code in ((200, 503) if path == "/readyz" else (200,)), (host, answer.content)
     assert Client().post(path).status_code == 405
+
+
+@pytest.mark.parametrize("host", ["api.byteor.com", "API.ByteOr.com"])
+def test_the_api_host_serves_no_pages_and_takes_no_session_however_it_is_spelled(
+    tenant: Tenant, settings: Any, host: str
+) -> None:
+    settings.BYTEOR_HOSTED, settings.ALLOWED_HOSTS = True, ["api.byteor.com", "cloud.byteor.com"]
+    client = Client(HTTP_HOST=host)
+    for path in ("/", "/admin/login/", "/auth/login", "/install.sh"):
+        assert client.get(path).status_code == 404, path
+    client.force_login(tenant.people["alice"])
+    answer = client.get("/v1/me")
+    assert (answer.status_code, answer.json()["code"]) == (401, "wrong_credential")
+    pages = Client(HTTP_HOST="cloud.byteor.com")
+    assert pages.get("/admin/login/").status_code == 200
+    assert pages.get("/v1/me").status_code == 404
+
+
+def test_an_answer_states_its_request_id_also_when_its_audit_event_can_not_be_written(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise OperationalError("the disk is full")
+
+    charlie = tenant.caller("charlie")
+    charlie._client.raise_request_exception = False
+    monkeypatch.setattr(audit, "record", refuse)
+    answer = charlie.get(tenant.path())
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert answer.json()["request_id"] == answer["X-Request-Id"] != ""
 
 
 @pytest.mark.parametrize("path", ["/install.sh", "/install/byteor-agent.pyz"])

@@ -2,10 +2,11 @@
 
 import pytest
 
+from apps.api.etags import check_if_match
 from apps.audit.models import AuditEvent
 from apps.core.actors import SYSTEM_ACTOR
 from apps.core.errors import BadRequest, NotFound
-from apps.tenancy import services
+from apps.tenancy import api, services
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.selectors import scope_of
 from tests.support import Caller, in_threads, make_person
@@ -145,6 +146,22 @@ def test_null_in_a_patch_restores_the_defaults_of_an_object_and_is_refused_for_a
         assert answer.status_code == 400, name
         assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [(f"/{name}", code)]
     assert alice.get(path).json() == before
+
+
+def test_a_node_that_changes_between_the_look_and_the_lock_is_not_deleted_by_if_match(tenant, monkeypatch):
+    alice, path = tenant.caller("alice"), tenant.path()
+    seen = alice.get(path)["ETag"]
+
+    def change_after_the_look(*args, **named):
+        check_if_match(*args, **named)
+        services.update_node(actor=SYSTEM_ACTOR, node=tenant.dev, name="Changed")
+
+    monkeypatch.setattr(api, "check_if_match", change_after_the_look)
+    answer = alice.delete(path, if_match=seen)
+    assert (answer.status_code, answer.json()["code"]) == (412, "precondition_failed")
+    monkeypatch.undo()
+    assert alice.get(path).json()["name"] == "Changed"
+    assert alice.delete(path, if_match=alice.get(path)["ETag"]).status_code == 204
 
 
 def test_a_slug_that_is_taken_is_refused_on_renaming_too(tenant):

@@ -83,6 +83,10 @@ class _MemberView(ScopedView):
     lookup = member_of
     found: Membership
 
+    def _expected_rev(self, request: Request) -> int | None:
+        """The revision that an If-Match header was compared with; None without the header."""
+        return self.found.rev if "If-Match" in request.headers else None
+
     def read(self, request: Request) -> Response:
         """Return a member or a pending invitation."""
         return etag_response(request, member_document(self.found), str(self.found.rev))
@@ -95,14 +99,16 @@ class _MemberView(ScopedView):
             scope=self.scope,
             member_id=self.found.pk,
             role=self.given["role"],
-            expected_rev=self.found.rev if "If-Match" in request.headers else None,
+            expected_rev=self._expected_rev(request),
         )
         return etag_response(request, member_document(changed), str(changed.rev))
 
     def remove(self, request: Request) -> Response:
         """Remove a member, or cancel an invitation."""
         check_if_match(request, self.found.rev)
-        remove_member(actor=self.principal, scope=self.scope, member_id=self.found.pk)
+        remove_member(
+            actor=self.principal, scope=self.scope, member_id=self.found.pk, expected_rev=self._expected_rev(request)
+        )
         return no_content_response()
 
 

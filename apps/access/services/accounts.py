@@ -137,7 +137,7 @@ def create_token(*, actor: Principal, name: str, expires_in_seconds: int | None 
 
 
 def delete_ended_tokens(*, ended_before: dt.datetime) -> int:
-    """Delete the personal tokens revoked or expired before `before`. Returns their number. Their audit events stay."""
+    """Delete the personal tokens revoked or expired before `ended_before`. Returns their number. Their audit events stay."""
     return delete_in_chunks(
         PersonalToken.objects.filter(Q(revoked_at__lt=ended_before) | Q(expires_at__lt=ended_before))
     )
@@ -145,7 +145,7 @@ def delete_ended_tokens(*, ended_before: dt.datetime) -> int:
 
 @transaction.atomic
 def revoke_token(*, actor: Principal, token_id: uuid.UUID) -> None:
-    """Revoke one of the acting user's tokens at once. Raises NotFound if it is another user's or has ended."""
+    """Revoke one of the acting user's tokens at once. Raises NotFound if it is another user's or was revoked before."""
     changed = PersonalToken.objects.filter(pk=token_id, user=actor.user, revoked_at__isnull=True).update(
         revoked_at=clock.now()
     )

@@ -157,9 +157,7 @@ def _password_reset(row: MailRequest) -> tuple[str, str, str] | None:
                 target=f"person:{user.pk}",
             )
     text = (
-        f"A new password was requested for {user.email} on ByteOr Cloud.\
-\
-"
+        f"A new password was requested for {user.email} on ByteOr Cloud.\n\n"
         f"{_link('auth-reset-password', token)}\n\n"
         "The link works once, for one hour. If you did not request it, do nothing: your password is unchanged.\n"
     )

@@ -28,7 +28,7 @@ from apps.core.errors import BadRequest, Conflict, NotFound, PreconditionFailed
 from apps.core.isolation import for_each
 from apps.core.secrets import Secret
 from apps.limits.services import check_invitation
-from apps.tenancy.models import Organization
+from apps.tenancy.models import Organization, Project
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import lock_organization
 
@@ -72,7 +72,7 @@ def invite(*, actor: Principal, scope: Scope, email: str, role: str) -> Invitati
 
 @transaction.atomic
 def _invite(*, actor: Principal, scope: Scope, address: str, chosen: Role) -> Invitation:
-    lock_organization(scope.organization_id)
+    _lock_node(scope)
     token = secrets.token_urlsafe(32)
     row = members_of(scope).filter(email=address).first()
     if row is not None and row.status == MemberStatus.ACTIVE:
@@ -243,9 +243,21 @@ def join_without_link(*, user: User, membership_id: uuid.UUID) -> Membership:
     return _activate(require_row(invitations_of(fresh), pk=membership_id), fresh)
 
 
-def _locked_member(scope: Scope, member_id: uuid.UUID) -> Membership:
+def _lock_node(scope: Scope) -> None:
+    """Lock the organization, and the project of a project's members. Raises NotFound if one was deleted meanwhile."""
     lock_organization(scope.organization_id)
+    if scope.project is not None:
+        require_locked(Project, pk=scope.project.pk, deleted_at__isnull=True)
+
+
+def _locked_member(scope: Scope, member_id: uuid.UUID) -> Membership:
+    _lock_node(scope)
     return require_row(members_of(scope), pk=member_id)
+
+
+def _check_rev(row: Membership, expected: int | None) -> None:
+    if expected is not None and row.rev != expected:
+        raise PreconditionFailed("It has changed since you read it.")
 
 
 def _keep_an_admin(scope: Scope, row: Membership) -> None:
@@ -270,8 +282,7 @@ def change_role(
     require_person(actor)
     chosen = _checked_role(role, scope)
     row = _locked_member(scope, member_id)
-    if expected_rev is not None and row.rev != expected_rev:
-        raise PreconditionFailed("It has changed since you read it.")
+    _check_rev(row, expected_rev)
     if row.role == chosen:
         return row
     if chosen is not Role.ORG_ADMIN:
@@ -292,9 +303,11 @@ def change_role(
 
 
 @transaction.atomic
-def remove_member(*, actor: Principal, scope: Scope, member_id: uuid.UUID) -> None:
-    """Remove a member or cancel an invitation. Raises Conflict `last_org_admin`."""
+def remove_member(*, actor: Principal, scope: Scope, member_id: uuid.UUID, expected_rev: int | None = None) -> None:
+    """Remove a member or cancel an invitation. Raises Conflict `last_org_admin`, and PreconditionFailed if `expected_rev` is not
+    the stored revision."""
     row = _locked_member(scope, member_id)
+    _check_rev(row, expected_rev)
     _keep_an_admin(scope, row)
     _record(scope, row, "member.removed", actor.ref, {"email": row.email, "role": row.role})
     if row.status == MemberStatus.ACTIVE:

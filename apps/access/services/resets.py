@@ -50,7 +50,7 @@ def open_reset(token: str) -> PasswordReset | None:
 
 
 def delete_ended_resets(*, ended_before: dt.datetime) -> int:
-    """Delete the links used or expired before `before`. Returns their number. Their audit events stay."""
+    """Delete the links used or expired before `ended_before`. Returns their number. Their audit events stay."""
     return delete_in_chunks(PasswordReset.objects.filter(Q(used_at__lt=ended_before) | Q(expires_at__lt=ended_before)))
 
 

@@ -15,6 +15,7 @@ from rest_framework.request import Request
 from apps.access import tokens
 from apps.access.models import PersonalToken, User, known_roles, with_roles
 from apps.access.principals import Principal, person_principal
+from apps.api.problems import is_api_host
 from apps.core import clock, context
 from apps.core.db import is_full
 from apps.core.errors import Forbidden, Unauthenticated
@@ -106,7 +107,7 @@ class PersonAuthentication(BaseAuthentication):
         user = getattr(request._request, "user", None)
         if not isinstance(user, User) or not user.is_active:
             return None
-        if request.get_host().startswith("api."):
+        if is_api_host(request._request):
             raise Unauthenticated("Sessions are not accepted on this host.", code="wrong_credential")
         check = _Csrf(_no_answer)
         check.process_request(request._request)
