@@ -14,7 +14,7 @@ from apps.access.roles import Permission
 from apps.api.base import ApiView, ScopedView
 from apps.api.documents import document
 from apps.api.operations import operation
-from apps.api.parameters import status_filter
+from apps.api.parameters import choice_filter
 from apps.api.serializers import StrictCharField, StrictSerializer
 from apps.approvals.models import Approval, ApprovalStatus, Decision
 from apps.approvals.selectors import (
@@ -24,6 +24,7 @@ from apps.approvals.selectors import (
     current_facts_of_all,
     effective_status,
     facts_and_blocked_reason,
+    with_effective_status,
 )
 from apps.approvals.services import decide, revoke
 from apps.core.errors import NotFound
@@ -144,7 +145,9 @@ def approval_page(view: ApiView, rows: QuerySet[Approval]) -> Response:
 class ApprovalsView(ScopedView):
     """Approvals of an environment."""
 
-    @operation(VIEW, lists=ApprovalDocument, filters={"status": status_filter(ApprovalStatus.values)})
+    @operation(
+        VIEW, lists=ApprovalDocument, filters={"status": choice_filter(ApprovalStatus.values, with_effective_status)}
+    )
     def get(self, request: Request) -> Response:
         """List the approvals of the environment."""
         rows = Approval.objects.select_related("environment__project__organization")

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import rfc8785
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from apps.access.models import RoleGrant, User
 from apps.access.policy import Allowed, Denied, can
@@ -158,6 +158,14 @@ def effective_status(approval: Approval) -> str:
     if approval.status == ApprovalStatus.PENDING.value and approval.expires_at <= clock.now():
         return ApprovalStatus.EXPIRED.value
     return str(approval.status)
+
+
+def with_effective_status(approvals: QuerySet[Approval], status: str) -> QuerySet[Approval]:
+    """Filter `approvals` by `effective_status`."""
+    too_late = Q(status=ApprovalStatus.PENDING.value, expires_at__lte=clock.now())
+    if status == ApprovalStatus.EXPIRED.value:
+        return approvals.filter(Q(status=status) | too_late)
+    return approvals.filter(~too_late, status=status)
 
 
 _NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)

@@ -211,6 +211,23 @@ def test_another_digest_decides_nothing(tenant):
     assert Decision.objects.count() == 0
 
 
+def test_a_list_is_filtered_by_the_status_that_it_shows(tenant):
+    """An approval whose time has passed is shown as expired before the chore has moved it."""
+    first = ask(tenant)
+    carol, path = tenant.caller("carol"), f"{tenant.path(tenant.staging)}/approvals"
+
+    def listed():
+        found = {status: carol.get(f"{path}?status={status}").json()["results"] for status in ApprovalStatus.values}
+        assert all(row["status"] == status for status, rows in found.items() for row in rows)
+        return {status: [row["id"] for row in rows] for status, rows in found.items() if rows}
+
+    assert listed() == {"pending": [str(first.pk)]}
+    with time_machine.travel(clock.now() + dt.timedelta(hours=24, seconds=1), tick=True):
+        assert listed() == {"expired": [str(first.pk)]}
+        assert expiry_and_revocation.expire_due(clock.now()) == 1
+        assert listed() == {"expired": [str(first.pk)]}
+
+
 def test_too_late_is_refused_and_moves_it(tenant):
     approval = ask(tenant)
     with time_machine.travel(clock.now() + dt.timedelta(hours=24, seconds=1), tick=False):
