@@ -11,6 +11,7 @@ from django.utils.functional import SimpleLazyObject
 from apps.access.models import User
 from apps.access.pages.site import SignInSite
 from apps.approvals.models import Approval, ApprovalStatus
+from apps.audit import services as audit
 from apps.console.base.principal import principal_of
 from apps.core import clock
 from apps.deployments.models import Deployment
@@ -44,11 +45,16 @@ class ConsoleSite(SignInSite):
         return known[app_label]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        """Show the inbox: approvals to decide and deployments in progress, above the list of apps."""
+        """Show the inbox: approvals to decide and deployments in progress, above the list of apps.
+
+        To platform staff it shows the deployments of all tenants, so their view is audited as that of a list is.
+        """
         # the apps' admins register with this site; a module-level import would be circular
         from apps.console.inbox import inbox_of
 
         who = principal_of(request)
+        if who.is_superuser:
+            audit.record_view(organization_id=None, actor=who.ref, target="inbox")
         visible = Deployment.objects.visible_to(who).select_related("environment__project")
         found = inbox_of(who)
         inbox = {

@@ -176,6 +176,15 @@ def test_a_look_by_platform_staff_is_on_record(tenant):
     assert Organization.objects.count() == 2
 
 
+def test_a_look_by_platform_staff_at_the_deployments_of_all_tenants_is_on_record(tenant):
+    staff = browser(make_person("root", is_superuser=True))
+    for _ in range(2):
+        assert staff.get("/admin/").status_code == 200
+    assert browser(tenant.people["alice"]).get("/admin/").status_code == 200
+    viewed = AuditEvent.objects.filter(action="staff.viewed")
+    assert list(viewed.values_list("target", "organization_id")) == [("inbox", None)]
+
+
 def test_sign_in_is_limited_and_next_stays_here(tenant, one_window):
     client = Client()
     good = client.post(
