@@ -260,12 +260,33 @@ def test_a_role_that_a_project_does_not_have_is_refused_with_a_pointer(tenant):
     assert (error["pointer"], error["code"]) == ("/role", "invalid_choice")
 
 
-@pytest.mark.parametrize("email", ["", "no address", "a@", "@b.de", "a@b.de\nBcc: c@d.de", "x" * 250 + "@b.de"])
+@pytest.mark.parametrize(
+    "email",
+    [
+        "",
+        "no address",
+        "a@",
+        "@b.de",
+        "a@b.de\nBcc: c@d.de",
+        "x" * 250 + "@b.de",
+        f"a@{'ü' * 60}.de",
+        "a@xn--ü.de",
+        "a@straße.de",
+    ],
+)
 def test_an_invalid_address_is_400(tenant, email):
     answer = tenant.caller("alice").post(
         f"/orgs/{tenant.organization.pk}/members", {"email": email, "role": "operator"}
     )
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input")
+
+
+@pytest.mark.parametrize("email", ["a@bücher.de", "a@xn--strae-oqa.de"])
+def test_an_international_domain_is_an_address(tenant, email):
+    answer = tenant.caller("alice").post(
+        f"/orgs/{tenant.organization.pk}/members", {"email": email, "role": "operator"}
+    )
+    assert (answer.status_code, answer.json()["email"]) == (201, email)
 
 
 def test_a_personal_token_needs_a_person(tenant):

@@ -16,7 +16,7 @@ from django.core.cache import caches
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from apps.access.models import MailRequest, Membership, PasswordReset, PersonalToken, User
+from apps.access.models import MailKind, MailRequest, Membership, PasswordReset, PersonalToken, User
 from apps.access.pages import forms
 from apps.access.principals import person_principal
 from apps.access.roles import Role
@@ -215,6 +215,27 @@ def test_a_mail_is_given_up_when_its_link_would_have_ended(tenant: Tenant, monke
     ask("bob@example.com")
     with time_machine.travel(clock.now() + dt.timedelta(hours=1), tick=False):
         assert send() == 0
+    assert not MailRequest.objects.exists()
+
+
+def test_a_mail_to_an_address_that_can_not_be_encoded_is_given_up_as_any_other(tenant: Tenant) -> None:
+    """Such an address is refused now, but may be stored."""
+    member = Membership.objects.create(
+        organization=tenant.organization,
+        email=f"a@{'ü' * 60}.de",
+        role=Role.VIEWER,
+        invitation_expires_at=clock.now() + dt.timedelta(days=7),
+    )
+    sender.request_mail(MailKind.INVITATION, email=member.email, membership=member)
+    assert send() == 0
+    assert MailRequest.objects.get().attempts == 1
+    ask("bob@example.com")
+    assert send() == 1
+    with time_machine.travel(clock.now() + dt.timedelta(days=6, hours=23, minutes=59), tick=False):
+        send()
+        assert MailRequest.objects.get().attempts == 2
+    with time_machine.travel(clock.now() + dt.timedelta(days=8), tick=False):
+        send()
     assert not MailRequest.objects.exists()
 
 

@@ -43,15 +43,26 @@ MAX_TOKEN_SECONDS = 366 * 24 * 3600
 
 
 def checked_address(email: str) -> str:
-    """Return the normalized `email`. Raises BadRequest if it is not an address or too long after normalization."""
+    """Return the normalized `email`. Raises BadRequest if it is not an address that mail can be sent to, or too long after
+    normalization."""
     address = account_name(email)
     try:
         validate_email(address)
         MaxLengthValidator(MOST_ADDRESS_CHARACTERS)(address)
-    except ValidationError:
+        _check_domain(address.rpartition("@")[2])
+    except (ValidationError, UnicodeError):
         detail = f"Must be an e-mail address of at most {MOST_ADDRESS_CHARACTERS} characters."
         raise BadRequest.about("/email", "invalid", detail) from None
     return address
+
+
+def _check_domain(domain: str) -> None:
+    """Raise UnicodeError for a domain that mail can't be addressed to as it is spelled.
+
+    Mail is addressed by IDNA 2003, which maps some letters of IDNA 2008 (`ß`, `ς`) to others, and so to another's domain.
+    """
+    if not domain.isascii() and domain.encode("idna").decode("idna") != domain:
+        raise UnicodeError(f"{domain!r} is not the domain that mail would be sent to")
 
 
 def checked_password(password: str, user: User | None = None) -> str:

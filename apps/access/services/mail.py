@@ -81,7 +81,7 @@ def _send_or_put_off(pk: uuid.UUID, now: dt.datetime) -> int:
         return 0
     try:
         return _send(row)
-    except (smtplib.SMTPException, OSError) as error:
+    except (smtplib.SMTPException, OSError, ValueError) as error:  # ValueError: its address or subject can't be encoded
         _try_later(row, now, type(error).__name__)
         return 0
 
