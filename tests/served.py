@@ -87,7 +87,7 @@ class Served:
         self._thread.start()
         self._life = Exchange(self._loop)
         self._life.send(b"", more=False)
-        self._run(self._begin_life()).result(10)
+        self._run(self._begin_life()).result(30)
 
     async def _begin_life(self) -> None:
         begun = asyncio.Event()
@@ -169,10 +169,10 @@ class Served:
             self._living.cancel()
             await asyncio.sleep(0.05)
 
-        self._run(end()).result(10)
+        self._run(end()).result(30)
         self.front.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self._loop.close()
         wake.close()
 

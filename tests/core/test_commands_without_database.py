@@ -161,7 +161,7 @@ class _Pooler:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(30)
         parts = self._parts
         user = getattr(parts, "username", None) or "postgres"
         try:

@@ -202,7 +202,7 @@ def test_the_workers_port_has_metrics_too(settings: Any, transactional_db: None)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def ask(method: str, path: str, **headers: str) -> tuple[int, bytes]:
-        client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        client = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
         client.request(method, path, headers=headers)
         answer = client.getresponse()
         found = (answer.status, answer.read())

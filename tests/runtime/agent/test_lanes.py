@@ -57,7 +57,7 @@ class Host:
         return whole_lines(path)
 
     def post(self, body: bytes) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("POST", "/orders", body)
             response = connection.getresponse()
