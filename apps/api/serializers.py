@@ -8,7 +8,9 @@ from typing import Any
 
 from rest_framework import serializers
 
+from apps.core.errors import BadRequest, FieldError
 from apps.core.ids import parse_id
+from apps.core.json_equality import equal_json
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -139,3 +141,33 @@ def validated_data(serializer: type[StrictSerializer], data: Any, *, partial: bo
             {"non_field_errors": [serializers.ErrorDetail("No data provided", code="null")]}
         )
     return dict(_made_once(serializer, partial).run_validation(data))
+
+
+def read_only_members(shown: Mapping[str, object], serializer: type[StrictSerializer]) -> set[str]:
+    """The members of a document that `serializer`, the input of its PUT, does not accept."""
+    return set(shown) - set(_made_once(serializer, False).fields)
+
+
+def without_read_only(
+    body: Any,
+    shown: Mapping[str, object],
+    serializer: type[StrictSerializer],
+    former: Mapping[str, object] | None = None,
+) -> Any:
+    """Return the body of a PUT without its read-only members, so that what GET answers (`shown`) can be sent back.
+
+    Raises BadRequest `read_only` if one differs from what GET answers now and from what it answered before (`former`).
+    """
+    if not isinstance(body, dict):
+        return body
+    fixed = read_only_members(shown, serializer)
+    wrong = [
+        FieldError(f"/{name}", "read_only", "This field can't be set.")
+        for name in body
+        if name in fixed
+        and not equal_json(body[name], shown[name])
+        and not (former is not None and name in former and equal_json(body[name], former[name]))
+    ]
+    if wrong:
+        raise BadRequest("A read-only field differs.", code="invalid_input", errors=wrong)
+    return {name: value for name, value in body.items() if name not in fixed}

@@ -17,10 +17,15 @@ from apps.api.documents import document
 from apps.api.etags import check_if_match, etag_response
 from apps.api.operations import operation
 from apps.api.parameters import ID, exact_filter, status_filter, text_filter
-from apps.api.serializers import EmptyInput, StrictCharField, StrictSerializer, UUIDField, validated_data
+from apps.api.serializers import (
+    EmptyInput,
+    StrictCharField,
+    StrictSerializer,
+    UUIDField,
+    validated_data,
+    without_read_only,
+)
 from apps.core.db import require_row
-from apps.core.errors import BadRequest, FieldError
-from apps.core.json_equality import equal_json
 from apps.pipelines import selectors, services
 from apps.pipelines.models import MAX_NAME, MAX_SPEC_CHARACTERS, DraftStatus, PipelineDraft, PipelineVersion
 from apps.runtime.spec import Compilation, as_dicts
@@ -28,7 +33,6 @@ from apps.tenancy.models import Environment
 from apps.tenancy.scope import Scope
 from apps.tenancy.selectors import scope_of
 
-WRITABLE = ("name", "spec")
 NOT_INGESTED: Mapping[str, object] = {
     "status": "pending",
     "spec_hash": None,
@@ -213,19 +217,7 @@ class DraftView(_DraftView):
 
         Read-only members are accepted with the values that GET returns now, or returned before ingestion.
         """
-        if not isinstance(data, dict):
-            return validated_data(DraftInput, data)
-        shown: Mapping[str, object] = draft_document(self.found)
-        given = {key: value for key, value in data.items() if key not in shown or key in WRITABLE}
-        errors = [
-            FieldError(f"/{key}", "read_only", "This field can't be changed.")
-            for key, value in data.items()
-            if key not in given
-            and not equal_json(value, shown[key])
-            and not (key in NOT_INGESTED and equal_json(value, NOT_INGESTED[key]))
-        ]
-        if errors:
-            raise BadRequest("The input is not valid.", code="invalid_input", errors=errors)
+        given = without_read_only(data, draft_document(self.found), DraftInput, former=NOT_INGESTED)
         return validated_data(DraftInput, given)
 
     def _update(self, request: Request, given: Mapping[str, Any]) -> Response:

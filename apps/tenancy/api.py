@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypedDict
 
 from rest_framework.request import Request
@@ -14,9 +14,16 @@ from apps.api.etags import check_if_match, etag_response
 from apps.api.operations import operation
 from apps.api.parameters import BOOLEAN, exact_filter, text_filter
 from apps.api.permissions import Permission
-from apps.api.serializers import JSONObjectField, StrictCharField, StrictIntegerField, StrictSerializer, validated_data
-from apps.core.errors import BadRequest, FieldError, PreconditionFailed
-from apps.core.json_equality import equal_json
+from apps.api.serializers import (
+    JSONObjectField,
+    StrictCharField,
+    StrictIntegerField,
+    StrictSerializer,
+    read_only_members,
+    validated_data,
+    without_read_only,
+)
+from apps.core.errors import BadRequest, PreconditionFailed
 from apps.tenancy import services
 from apps.tenancy.models import Environment, Organization, Project
 from apps.tenancy.selectors import resolve
@@ -90,24 +97,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return result
 
 
-READ_ONLY = ("id", "created_at", "updated_at", "current_deployment_id")
-
-
-def _without_read_only(body: Any, present: Mapping[str, object]) -> Any:
-    """Remove read-only members that equal the stored values. Raises BadRequest if one differs."""
-    if not isinstance(body, dict):
-        return body
-    wrong = [
-        FieldError(f"/{key}", "read_only", "This field can't be set.")
-        for key in READ_ONLY
-        if key in body and not equal_json(body[key], present.get(key))
-    ]
-    if wrong:
-        raise BadRequest("A read-only field differs.", code="invalid_input", errors=wrong)
-    return {key: value for key, value in body.items() if key not in READ_ONLY}
-
-
-def _patched(present: Mapping[str, object], patch: Mapping[str, object]) -> dict[str, object]:
+def _patched(
+    present: Mapping[str, object], patch: Mapping[str, object], read_only: Collection[str]
+) -> dict[str, object]:
     """Return what a PUT would send to make the change of `patch`.
 
     A node always has each of its members. So null for an object restores the defaults of all its members; for any other member
@@ -117,7 +109,7 @@ def _patched(present: Mapping[str, object], patch: Mapping[str, object]) -> dict
     removed: dict[str, object] = {
         name: {} if isinstance(present.get(name), dict) else None for name, value in patch.items() if value is None
     }
-    return {name: value for name, value in {**merged, **removed}.items() if name not in READ_ONLY}
+    return {name: value for name, value in {**merged, **removed}.items() if name not in read_only}
 
 
 class _NodeView(ScopedView):
@@ -134,7 +126,8 @@ class _NodeView(ScopedView):
         """Replace the organization, project or environment. With If-Match, only if its ETag still matches."""
         node = self.scope.node
         expected = node.rev if "If-Match" in request.headers else None
-        return self._change(_without_read_only(request.data, node_document(node)), expected_rev=expected)
+        wanted = without_read_only(request.data, node_document(node), self.node_input)
+        return self._change(wanted, expected_rev=expected)
 
     def merge(self, request: Request) -> Response:
         """Change the organization, project or environment by a JSON Merge Patch (RFC 7396).
@@ -146,7 +139,8 @@ class _NodeView(ScopedView):
             raise BadRequest("An object is expected.", code="invalid_input")
         while True:
             present = node_document(self.scope.node)
-            wanted = _patched(present, _without_read_only(patch, present))
+            given = without_read_only(patch, present, self.node_input)
+            wanted = _patched(present, given, read_only_members(present, self.node_input))
             try:
                 return self._change(wanted, expected_rev=self.scope.node.rev)
             except PreconditionFailed:

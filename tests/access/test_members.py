@@ -145,6 +145,20 @@ def test_a_role_is_changed_and_it_is_recorded(tenant):
     assert AuditEvent.objects.filter(action="member.role_changed").count() == 1
 
 
+def test_what_was_read_of_a_member_can_be_sent_back(tenant):
+    alice, path = member(tenant)
+    shown = alice.get(path).json()
+    answer = alice.put(path, shown)
+    assert (answer.status_code, answer.json()) == (200, shown)
+    assert alice.put(path, {**shown, "role": "operator"}).json() == {**shown, "role": "operator"}
+    for change in ({"email": "other@example.com"}, {"user_id": None}, {"status": "invited"}):
+        answer = alice.put(path, {**shown, **change})
+        assert (answer.status_code, [e["code"] for e in answer.json()["errors"]]) == (400, ["read_only"]), change
+    assert [e["code"] for e in alice.put(path, {"role": "viewer", "colour": 1}).json()["errors"]] == ["unknown_field"]
+    assert alice.put(path, []).status_code == 400
+    assert AuditEvent.objects.filter(action="member.role_changed").count() == 1
+
+
 def test_a_role_on_an_old_version_is_412(tenant):
     alice, path = member(tenant)
     old = alice.get(path)["ETag"]

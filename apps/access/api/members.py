@@ -18,7 +18,7 @@ from apps.api.documents import document
 from apps.api.etags import check_if_match, etag_response
 from apps.api.operations import operation
 from apps.api.parameters import status_filter, text_filter
-from apps.api.serializers import StrictCharField, StrictSerializer
+from apps.api.serializers import StrictCharField, StrictSerializer, validated_data, without_read_only
 from apps.core.db import require_row
 from apps.tenancy.scope import Scope
 
@@ -93,12 +93,13 @@ class _MemberView(ScopedView):
 
     def change_role(self, request: Request) -> Response:
         """Change the role of a member."""
+        given = validated_data(RoleInput, without_read_only(request.data, member_document(self.found), RoleInput))
         check_if_match(request, self.found.rev)
         changed = change_role(
             actor=self.principal,
             scope=self.scope,
             member_id=self.found.pk,
-            role=self.given["role"],
+            role=given["role"],
             expected_rev=self._expected_rev(request),
         )
         return etag_response(request, member_document(changed), str(changed.rev))
@@ -119,7 +120,12 @@ _INVITATION: dict[str, Any] = {
     "status": 201,
     "errors": ("member_exists",),
 }
-_ROLE_CHANGE: dict[str, Any] = {"body": RoleInput, "answer": MemberDocument, "errors": MEMBER_ERRORS}
+_ROLE_CHANGE: dict[str, Any] = {
+    "body": RoleInput,
+    "parses_body": False,
+    "answer": MemberDocument,
+    "errors": MEMBER_ERRORS,
+}
 _REMOVAL: dict[str, Any] = {"status": 204, "errors": MEMBER_ERRORS}
 
 
