@@ -17,7 +17,16 @@ from apps.core.ids import new_id
 from apps.jobs import registry, runner
 from apps.jobs.models import Chore, Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError
-from apps.jobs.services import Claimed, claim_jobs, complete_in_transaction, enqueue, finish, release_expired, take_job
+from apps.jobs.services import (
+    Claimed,
+    attempts,
+    claim_jobs,
+    complete_in_transaction,
+    enqueue,
+    finish,
+    release_expired,
+    take_job,
+)
 from apps.jobs.services.claims import NO_LEASE
 from tests.support import in_threads, run_due_chores
 
@@ -182,6 +191,24 @@ def test_a_lease_that_ran_out_is_an_attempt_that_failed_and_its_late_end_is_fenc
         runner.drain()
     job.refresh_from_db()
     assert (job.status, job.attempts) == ("completed", 2)
+
+
+def test_a_claim_that_ends_before_its_attempt_begins_is_claimed_anew(tenant, monkeypatch):
+    job = queued(tenant)
+    ended = []
+
+    def claim_and_expire(**given):
+        claimed = claim_jobs(**given)
+        if not ended:
+            with time_machine.travel(clock.now() + dt.timedelta(seconds=31), tick=False):
+                ended.append(release_expired())
+        return claimed
+
+    monkeypatch.setattr(attempts, "claim_jobs", claim_and_expire)
+    run = take_job()
+    assert ended == [1]
+    assert (run.job_id, run.attempt) == (job.pk, 1)
+    assert moves(job) == [(1, "queued", "running")]
 
 
 def test_an_attempt_is_counted_before_any_of_it_runs(tenant):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import random
@@ -118,9 +119,11 @@ def begin_attempt(job_id: uuid.UUID, token: uuid.UUID) -> JobRun:
 
 
 def take_job() -> JobRun | None:
-    """Claim the job that is next and begin its attempt in this process; None when none is due. Workers get theirs from the broker."""
-    for claim in claim_jobs(cluster=None, at_most=1).claims:
-        return begin_attempt(claim.job_id, claim.lease)
+    """Claim the job that is next and begin its attempt in this process; None when none is due. A job whose lease ends in between is
+    claimed anew. Workers get theirs from the broker."""
+    while claims := claim_jobs(cluster=None, at_most=1).claims:
+        with contextlib.suppress(LeaseLost):
+            return begin_attempt(claims[0].job_id, claims[0].lease)
     return None
 
 
