@@ -35,7 +35,8 @@ class Slots:
     """The answer of a store. Times are microseconds since the epoch, by the store's clock.
 
     `taken` names the slots that were taken, none when the window was full; `used` counts those in use after that, the taken ones
-    included; `oldest` is when the one in use that ends first was taken, `now` when none is in use.
+    included; `oldest` is when the one in use was taken whose end leaves one free: the first to end, or a later one after the limit
+    was lowered. It is `now` when none is in use.
     """
 
     now: int
@@ -87,7 +88,9 @@ for n = 1, count do
   redis.call('ZADD', KEYS[1], until_when, taken[n])
 end
 if count > 0 then redis.call('PEXPIRE', KEYS[1], math.ceil((window + lease) / 1000) + 1000) end
-local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+local at = 0
+if count == 0 then at = math.max(0, used - limit) end
+local first = redis.call('ZRANGE', KEYS[1], at, at, 'WITHSCORES')
 return {string.format('%.0f', now), used + count, first[2] or string.format('%.0f', now), taken}
 """
 
@@ -142,10 +145,13 @@ class SqliteStore:
                 connection.executemany(
                     "INSERT INTO slots (key, until, name) VALUES (?, ?, ?)", [(key, until, slot) for slot in taken]
                 )
-                first = connection.execute("SELECT min(until) FROM slots WHERE key = ?", (key,)).fetchone()[0]
+                first = connection.execute(
+                    "SELECT until FROM slots WHERE key = ? ORDER BY until LIMIT 1 OFFSET ?",
+                    (key, 0 if count else max(0, used - limit)),
+                ).fetchone()
         except (sqlite3.Error, OSError) as error:
             raise StoreAway(type(error).__name__) from error
-        return Slots(now, used + count, int(first) if first is not None else now, taken)
+        return Slots(now, used + count, int(first[0]) if first is not None else now, taken)
 
     def give_back(self, key: str, slots: Sequence[str]) -> None:
         """See `Store`."""

@@ -211,7 +211,9 @@ class _Local:
             allowed = len(calls) < window.limit
             if allowed:
                 calls.append(now)
-            left = calls[0] + SECONDS - now if calls else 0.0
+            # more than one must end after the limit was lowered
+            frees = 0 if allowed else len(calls) - window.limit
+            left = calls[frees] + SECONDS - now if calls else 0.0
         return Taken(
             allowed=allowed,
             limit=window.limit,

@@ -88,6 +88,29 @@ def test_what_was_refused_does_not_count_and_waiting_for_retry_after_succeeds(st
     assert take(store, key, 2, window=2).taken
 
 
+def test_waiting_for_retry_after_succeeds_also_after_the_limit_was_lowered(store: Store) -> None:
+    for _ in range(4):
+        assert take(store, "k", 4, window=1).taken
+        time.sleep(0.1)
+    refused = take(store, "k", 2, window=1)
+    assert not refused.taken
+    time.sleep((refused.oldest + SECOND - refused.now) / SECOND + 0.001)
+    assert take(store, "k", 2, window=1).taken
+    assert not take(store, "k", 2, window=1).taken
+
+
+def test_a_process_that_counts_alone_states_when_a_call_passes_after_the_limit_was_lowered() -> None:
+    now = [100.0]
+    local = windows._Local(clock=lambda: now[0])
+    for _ in range(4):
+        assert local.count(Window("k", 4)).allowed
+        now[0] += 10
+    refused = local.count(Window("k", 2))
+    assert (refused.allowed, refused.retry_after) == (False, 120 + 60 - 140)
+    now[0] += refused.retry_after
+    assert local.count(Window("k", 2)).allowed
+
+
 def test_never_more_than_the_limit_in_any_window(store: Store) -> None:
     """Asked without a pause until three windows are full: no stretch as long as one holds more than the limit."""
     let_in: list[int] = []
