@@ -59,7 +59,8 @@ def blockers_of(deployment: Deployment) -> list[Blocker]:
 
 def build_trouble(deployment: Deployment) -> str:
     """Why the last attempt to build it failed, while the build is being retried; empty otherwise."""
-    if deployment.status not in (DeploymentStatus.APPROVED.value, DeploymentStatus.BUILDING.value):
+    queued = deployment.status == DeploymentStatus.APPROVED.value and deployment.build_queued_at is not None
+    if not queued and deployment.status != DeploymentStatus.BUILDING.value:
         return ""
     job = Job.objects.filter(subject_id=deployment.pk, type=BUILD_JOB).order_by("-pk").first()
     if job is None or job.status != JobStatus.RETRYING.value or not job.error:
