@@ -18,6 +18,7 @@ from apps.deployments.services.progress import fail_rollout
 from apps.deployments.services.reconcile import reconcile_after_transition
 from apps.deployments.services.rollback import REVOKED
 from apps.deployments.services.transitions import locked_deployment
+from apps.tenancy.models import Environment
 from apps.tenancy.selectors import lock_environments
 
 S = DeploymentStatus
@@ -58,7 +59,9 @@ class DeploymentsUnderKey:
         rows = under_key(organization_id, kid)
         rows.update(key_revoked_at=clock.now())
         failed = 0
-        for environment in lock_environments(organization_id):
+        # all of them are locked: an environment that was created since has nothing under the key
+        concerned = Environment.objects.filter(pk__in=rows.filter(status__in=ENDS).values("environment"))
+        for environment in concerned.select_related("project__organization").order_by("pk"):
             ending = rows.filter(environment=environment, status__in=ENDS)
             ended = [locked_deployment(environment, pk) for pk in ending.order_by("pk").values_list("pk", flat=True)]
             for deployment in ended:
