@@ -16,7 +16,7 @@ from apps.access.principals import SYSTEM, Principal, RoleCache, person_principa
 from apps.access.roles import Permission, Role
 from apps.access.selectors import environments_where, people_with
 from apps.access.services import change_role, create_token, invite
-from apps.agents.models import Agent
+from apps.agents.models import Agent, EnrollmentToken
 from apps.agents.services import create_enrollment_token
 from apps.approvals import services as approvals
 from apps.approvals.models import Approval, PolicyWeakening
@@ -252,3 +252,23 @@ def test_the_roles_of_a_principal_are_read_once_and_anew_when_fresh(tenant: Tena
 
 def test_a_key_keeps_the_role_that_it_was_given(tenant: Tenant, key: Principal) -> None:
     assert can(key.fresh(), Permission.MANAGE_ORG_MEMBERSHIPS, Scope(tenant.organization))
+
+
+def test_a_person_without_a_name_whose_address_is_long_can_do_what_others_can(tenant: Tenant) -> None:
+    """What people do is stored with their name, which is then their address, in up to 200 characters."""
+    for name in ("alice", "bob", "carol"):
+        person = tenant.people[name]
+        person.name, person.email = "", f"{name}{'x' * 200}@example.com"
+        person.save()
+    approval = ask(tenant, person_principal(tenant.people["bob"]), tenant.staging)
+    assert vote(tenant, "carol", approval).status_code == 200
+    bob, staging = tenant.caller("bob"), tenant.path(tenant.staging)
+    assert bob.post(f"{staging}/drafts", {"name": "orders", "spec": ""}).status_code == 201
+    token = bob.post(f"{staging}/enrollment-tokens", {"name": "rack 7"})
+    assert token.status_code == 201
+    assert EnrollmentToken.objects.get(pk=token.json()["id"]).created_by_name == tenant.people["bob"].email[:200]
+    assert bob.post(f"{staging}/approvals/{approval.pk}/revoke", {"comment": "no"}).status_code == 200
+    members = tenant.caller("alice").post(
+        f"/orgs/{tenant.organization.pk}/members", {"email": "dora@example.com", "role": "viewer"}
+    )
+    assert members.status_code == 201

@@ -81,7 +81,7 @@ def create_enrollment_token(
             labels=dict(labels or {}),
             expires_at=clock.now() + expires_in,
             created_by=actor.id,
-            created_by_name=actor.name,
+            created_by_name=actor.name[:200],
         )
         audit.record_in(
             scope,
