@@ -33,6 +33,8 @@ FALLBACK_POLL_SECONDS = 0.5
 RECONNECT_AFTER = 0.5
 CONNECT_SECONDS = 5
 CONFIRM_EVERY = 0.3
+MOST_CHANNELS = 100_000
+"""Channels of which a process remembers how often each was notified. There is one for each agent, also for those long deleted."""
 
 _subscribers: list[Callable[[str | None], None]] = []
 
@@ -70,6 +72,10 @@ class _Listener:
                 self.everything += 1
             else:
                 self.counts[channel] += 1
+                if len(self.counts) > MOST_CHANNELS:
+                    # higher than any count before: every waiter looks once more, and none misses a notification
+                    self.everything += max(self.counts.values()) + 1
+                    self.counts.clear()
         for subscriber in tuple(_subscribers):
             subscriber(channel)
         with self.condition:

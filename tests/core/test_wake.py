@@ -57,6 +57,22 @@ def test_nothing_is_kept_of_a_channel_that_was_only_asked_about():
     assert "asked about" not in wake._current_listener().counts
 
 
+def test_a_bounded_number_of_channels_is_remembered_and_no_notification_is_missed(monkeypatch):
+    monkeypatch.setattr(wake, "MOST_CHANNELS", 3)
+    listener = wake._current_listener()
+    channels = [f"agent-{n}" for n in range(50)]
+    for times in range(4):
+        for channel in channels:
+            seen = wake.ticket(channel)
+            others = {name: wake.ticket(name) for name in channels}
+            listener.publish(channel)
+            assert wake.ticket(channel) != seen
+            for name in channels[: times * 10]:
+                listener.publish(name)
+                assert wake.ticket(name) != others[name]
+            assert len(listener.counts) <= 3
+
+
 def test_shutdown_ends_every_wait():
     threading.Timer(0.3, wake.stop_all).start()
     start = time.monotonic()
