@@ -299,7 +299,7 @@ class World:
             assert process.stdout is not None
             assert process.stdout.readline() == "up\n"
             yield
-            _, output = process.communicate("\n", timeout=50)
+            _, output = process.communicate("\n", timeout=120)
         assert process.returncode == 0, output
 
 

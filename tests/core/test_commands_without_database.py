@@ -32,7 +32,7 @@ def manage(home: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         cwd=ROOT,
         env=environment,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     return done.returncode, done.stderr.decode()

@@ -33,7 +33,7 @@ def test_no_count_is_lost_between_four_processes(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(120)
         assert worker.exitcode == 0
     assert SqliteCache(path, {}).get("hits") == 1000
 

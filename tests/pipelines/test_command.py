@@ -16,7 +16,9 @@ def test_the_exit_status_and_the_lines_are_the_compilers() -> None:
     command = [sys.executable, "manage.py", "spec"]
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(
+            [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        )
 
     good, wrong = "docs/examples/01-passthrough.kv", "docs/examples/11-refused-text.kv"
     accepted = run("validate", good)
