@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import re
 from typing import Any
 
@@ -464,6 +465,19 @@ def test_an_invitation_that_was_not_accepted_is_deleted_thirty_days_after_its_en
     assert (event.target, event.organization_id) == (f"member:{row.pk}", tenant.organization.pk)
     assert event.details == {"email": "dora@example.com", "role": "operator"}
     assert AuditEvent.objects.filter(action="member.invited", target=f"member:{row.pk}").exists()
+
+
+@pytest.mark.postgres
+def test_platform_staff_created_by_command_accept_an_invitation_without_its_link(tenant: Tenant) -> None:
+    """The command confirms their address."""
+    call_command("createsuperuser", "--noinput", "--email", "Root@example.com", stdout=io.StringIO())
+    root = User.objects.get(email="root@example.com")
+    assert root.is_superuser
+    invite(tenant.caller("alice"), tenant.organization, "root@example.com")
+    row = Membership.objects.get(email="root@example.com")
+    assert signed_in(root).post("/auth/invitations", {"invitation": str(row.pk)}).status_code == 302
+    row.refresh_from_db()
+    assert (row.user_id, row.status) == (root.pk, "active")
 
 
 LONG = "\ufdfa" * 14 + "@example.com"

@@ -113,6 +113,20 @@ def test_a_reset_ends_sessions_tokens_and_other_links_and_is_recorded_in_each_or
     assert Membership.objects.filter(user=bob, status="active").count() == 2
 
 
+def test_a_changed_password_ends_reset_links(tenant: Tenant) -> None:
+    browser = Client()
+    browser.force_login(tenant.people["bob"])
+    for name in ("bob", "carol"):
+        ask(f"{name}@example.com")
+    assert send() == 2
+    paths = {mail.outbox[n].to[0]: link(n) for n in (0, 1)}
+    fields = {"old_password": PASSWORD, "new_password1": NEW, "new_password2": NEW}
+    assert browser.post("/admin/password_change/", fields).status_code == 302
+    assert use(paths["bob@example.com"], "another good password").status_code == 404
+    assert sign_in("bob@example.com", NEW) == 302
+    assert use(paths["carol@example.com"]).status_code == 302
+
+
 def test_a_link_ends_after_an_hour(tenant: Tenant) -> None:
     ask("bob@example.com")
     send()

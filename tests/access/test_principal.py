@@ -155,6 +155,13 @@ def test_what_needs_a_person_refuses_a_key_whatever_its_role(tenant: Tenant, key
     assert not Organization.objects.filter(name="Third").exists()
 
 
+def test_an_operators_command_may_do_what_needs_a_person(tenant: Tenant) -> None:
+    rotated = rotate(actor=SYSTEM, scope=Scope(tenant.organization))
+    assert rotated.status == "active"
+    token, _ = create_enrollment_token(actor=SYSTEM, scope=tenant.scope())
+    assert (token.created_by, token.created_by_name) == (None, "byteor")
+
+
 def test_a_key_is_asked_for_no_decision(tenant: Tenant, key: Principal) -> None:
     approval = ask(tenant, tenant.principal("carol"), tenant.staging)
     assert not approvals_to_decide(key).exists()

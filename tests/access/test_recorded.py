@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 import uuid
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import time_machine
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
-from apps.access import services, tokens
+from apps.access import registry, services, tokens
 from apps.access.models import Membership, PasswordReset, PersonalToken, RoleGrant, User
 from apps.access.policy import Allowed, Denied, can, refuse_unknown, require
 from apps.access.principals import SYSTEM, Principal, RoleCache, person_principal
@@ -27,10 +32,14 @@ from apps.access.selectors import (
     roles_at,
 )
 from apps.access.services import members
+from apps.access.services.grants import begin_grant
 from apps.access.services.resets import make_reset_link, open_reset, reset_password
 from apps.audit.models import AuditEvent
+from apps.core import clock
 from apps.core.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from apps.core.ids import new_id
+from apps.tenancy import services as tenancy
+from apps.tenancy.models import Organization, Project
 from apps.tenancy.scope import Scope
 from tests.support import Tenant, give_role, make_person
 
@@ -166,6 +175,22 @@ def test_a_refusal_is_recorded_where_the_caller_may_know_of_the_object(tenant: T
             {"organization_id": str(tenant.organization.pk), "project_id": str(missing)},
         ),
     ]
+
+
+def test_a_missing_and_an_invisible_object_are_refused_with_the_same_queries(tenant: Tenant) -> None:
+    first, one, other = (person_principal(make_person(name)) for name in ("dave", "erin", "finn"))
+    scope = tenant.scope()
+
+    def tables(refuse: Callable[[], object]) -> list[str]:
+        with CaptureQueriesContext(connection) as captured, suppress(NotFound):
+            refuse()
+        return [table for q in captured for table in re.findall(r'(?:FROM|INTO|UPDATE) "(\w+)"', q["sql"])]
+
+    tables(lambda: require(first, P.VIEW_ENVIRONMENT, scope))  # begins the chain
+    known = tables(lambda: require(one, P.VIEW_ENVIRONMENT, scope))
+    ids = tenant.organization.pk, tenant.project.pk, new_id()
+    assert "access_membership" in known
+    assert tables(lambda: refuse_unknown(other, P.VIEW_ENVIRONMENT, *ids)) == known
 
 
 def test_where_a_role_counts_is_the_same_for_one_place_for_lists_and_for_people(tenant: Tenant) -> None:
@@ -357,6 +382,132 @@ def test_only_another_active_admin_of_the_organization_lets_one_go(tenant: Tenan
     give_role(make_person("ada"), Role.ORG_ADMIN, tenant.organization)
     members.change_role(actor=alice, scope=scope, member_id=row.pk, role="viewer")
     assert Membership.objects.get(pk=row.pk).role == "viewer"
+
+
+def test_a_role_that_ends_leaves_the_grants_of_other_places_and_people_open(tenant: Tenant) -> None:
+    vera, bob = tenant.people["vera"], tenant.people["bob"]
+    first = Membership.objects.get(user=vera)
+    on_project = give_role(vera, Role.OPERATOR, tenant.organization, tenant.project)
+    elsewhere = give_role(vera, Role.VIEWER, tenant.other_organization)
+    others = Membership.objects.get(user=bob)
+    for row in (first, on_project, elsewhere, others):
+        begin_grant(row, by=None)
+
+    def open_grants() -> set[tuple[uuid.UUID, uuid.UUID | None, uuid.UUID]]:
+        rows = RoleGrant.objects.filter(ended_at__isnull=True)
+        return set(rows.values_list("organization_id", "project_id", "user_id"))
+
+    def place(row: Membership) -> tuple[uuid.UUID, uuid.UUID | None, uuid.UUID | None]:
+        return row.organization_id, row.project_id, row.user_id
+
+    before, alice = open_grants(), tenant.principal("alice")
+    members.remove_member(actor=alice, scope=Scope(tenant.organization), member_id=first.pk)
+    assert before - open_grants() == {place(first)}
+    members.remove_member(actor=alice, scope=Scope(tenant.organization, tenant.project), member_id=on_project.pk)
+    assert before - open_grants() == {place(first), place(on_project)}
+    assert {place(elsewhere), place(others)} <= open_grants()
+
+
+def test_a_role_given_by_command_names_no_grantor(tenant: Tenant) -> None:
+    made = services.create_person_with_password(
+        actor=SYSTEM.ref,
+        email="dora@example.com",
+        scope=Scope(tenant.organization),
+        role=Role.VIEWER,
+        password=services.first_password("a good first password"),
+    )
+    grant = RoleGrant.objects.get(user=made.user)
+    assert (grant.role, grant.granted_by, grant.granted_by_name) == ("viewer", None, "")
+
+
+def change_each_role(tenant: Tenant) -> dict[str, Callable[[], object]]:
+    """Each way to change roles in Acme."""
+    alice, scope = tenant.principal("alice"), Scope(tenant.organization)
+    vera = Membership.objects.get(user=tenant.people["vera"])
+    staff = person_principal(make_person("root", is_superuser=True))
+    password = services.first_password("a good first password")
+
+    def created() -> object:
+        return services.create_person_with_password(
+            actor=SYSTEM.ref, email="dora@example.com", scope=scope, role=Role.VIEWER, password=password
+        )
+
+    def proved() -> object:
+        User.objects.filter(pk=vera.user_id).update(address_proved_at=None)
+        return services.change_account_state(actor=staff, user_id=vera.user_id, active=True, address_proved=True)
+
+    return {
+        "a role is changed": lambda: members.change_role(actor=alice, scope=scope, member_id=vera.pk, role="operator"),
+        "a member is removed": lambda: members.remove_member(actor=alice, scope=scope, member_id=vera.pk),
+        "an invitation is accepted": lambda: members.accept_as_new_person(
+            token=invite(tenant, "dora@example.com").token.reveal(), encoded="x"
+        ),
+        "a command creates a person": created,
+        "a person is deactivated": lambda: services.change_account_state(
+            actor=staff, user_id=vera.user_id, active=False
+        ),
+        "an address is confirmed": proved,
+    }
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "a role is changed",
+        "a member is removed",
+        "an invitation is accepted",
+        "a command creates a person",
+        "a person is deactivated",
+        "an address is confirmed",
+    ],
+)
+def test_each_change_of_roles_calls_the_hooks_after_its_commit(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any, way: str
+) -> None:
+    """Approvals are decided again then: who voted or was needed may have another role."""
+    changed: list[uuid.UUID] = []
+    act = change_each_role(tenant)[way]
+    monkeypatch.setattr(registry, "_hooks", [changed.append])
+    with django_capture_on_commit_callbacks(execute=True):
+        act()
+        assert changed == []
+    assert changed == [tenant.organization.pk]
+
+
+# --- a confirmed address ---
+
+
+def test_a_confirmed_address_turns_roles_into_invitations_except_below_what_is_deleted(tenant: Tenant) -> None:
+    dora = make_person("dora", address_proved_at=None)
+    deleted, theirs = (
+        tenancy.create_project(actor=SYSTEM.ref, organization=organization, name="Closed")
+        for organization in (tenant.organization, tenant.other_organization)
+    )
+    kept = [give_role(dora, Role.VIEWER, tenant.organization), give_role(dora, Role.VIEWER, *place_of(tenant.project))]
+    left = [
+        give_role(dora, Role.VIEWER, *place_of(deleted)),
+        give_role(dora, Role.VIEWER, tenant.other_organization),
+        give_role(dora, Role.VIEWER, *place_of(theirs)),
+    ]
+    Project.objects.filter(pk=deleted.pk).update(deleted_at=START)
+    Organization.objects.filter(pk=tenant.other_organization.pk).update(deleted_at=START)
+    _, secret = make_reset_link(actor=SYSTEM.ref, email="dora@example.com")
+    at = clock.now()
+    with time_machine.travel(at, tick=False):
+        reset_password(token=secret.reveal(), encoded="new")
+    for row in kept:
+        row.refresh_from_db()
+        assert (row.user_id, row.status, row.rev) == (None, "invited", 2)
+        assert row.invitation_expires_at == at + dt.timedelta(days=7)
+    for row in left:
+        row.refresh_from_db()
+        assert (row.user_id, row.status, row.rev, row.invitation_expires_at) == (dora.pk, "active", 1, None)
+    ended = RoleGrant.objects.filter(user=dora).values_list("organization_id", "project_id", "ended_at")
+    assert set(ended) == {(tenant.organization.pk, project, at) for project in (None, tenant.project.pk)}
+
+
+def place_of(project: Project) -> tuple[Organization, Project]:
+    return project.organization, project
 
 
 # --- reset links ---

@@ -67,6 +67,17 @@ def test_platform_staff_decide_nothing_without_a_role(tenant):
     assert not can(person_principal(staff), P.VIEW_ENVIRONMENT, tenant.scope())
 
 
+@pytest.mark.parametrize(
+    ("fields", "granted"),
+    [({}, False), ({"is_superuser": True}, True), ({"is_superuser": True, "is_active": False}, False)],
+)
+def test_only_active_platform_staff_have_model_permissions(db, fields, granted):
+    who = make_person("root", **fields)
+    assert who.has_perm("access.view_user") is granted
+    assert who.has_perms(["access.view_user", "access.change_user"]) is granted
+    assert who.has_module_perms("access") is granted
+
+
 def test_an_invited_or_deactivated_member_has_nothing(tenant):
     who = make_person("dave", is_active=False)
     give_role(who, Role.ORG_ADMIN, tenant.organization)

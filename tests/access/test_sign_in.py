@@ -186,6 +186,7 @@ def test_failures_are_recorded_once_an_address_and_hour_without_unknown_account_
     sign_in("my.secret.password", WRONG, "203.0.113.6")
     first, second = actions("session.refused")
     assert (first.outcome, first.actor, first.ip) == ("denied", "address:203.0.113.5", "203.0.113.5")
+    assert first.resource_scope == {"person": str(tenant.people["bob"].pk)}
     assert (second.actor, second.resource_scope) == ("address:203.0.113.6", {})
     kept = str([vars(e) for e in AuditEvent.objects.all()])
     assert "my.secret.password" not in kept

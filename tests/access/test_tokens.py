@@ -99,6 +99,11 @@ def test_deactivating_a_person_ends_their_tokens_and_sessions(tenant, client):
     services.change_account_state(actor=tenant.principal("alice"), user_id=bob.pk, active=False)
     assert by_token.get("/me").status_code == 401
     assert client.get("/api/v1/me").status_code == 401
+    services.change_account_state(actor=tenant.principal("alice"), user_id=bob.pk, active=True)
+    assert by_token.get("/me").status_code == 401, "it stays revoked when the person is activated again"
+    assert client.get("/api/v1/me").status_code == 401
+    bob.refresh_from_db()
+    assert tenant.caller("bob").get("/me").status_code == 200
 
 
 def test_a_session_needs_a_csrf_token_to_write_and_none_to_read(tenant):
