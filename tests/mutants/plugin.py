@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import json
 import os
 import pickle
@@ -294,6 +295,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     plan = json.loads(os.environ["BYTEOR_MUTANTS"])
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
     results = Path(plan["results"])
+    for path in plan["paths"]:
+        # what only a test imports, when it runs, would be imported in its fork alone
+        importlib.import_module(path.removesuffix(".py").replace("/", "."))
     _run(session.items[0])  # sets up what the whole session uses
     database = _Database()
     began = time.monotonic()

@@ -13,3 +13,9 @@ def test_negative_numbers_are_refused() -> None:
     assert checked(0) == 0
     with pytest.raises(ValueError, match=r"^negative$"):
         checked(-1)
+
+
+def test_a_module_that_is_imported_late() -> None:
+    from tests.mutants.example_late import successor
+
+    assert successor(3) == 4

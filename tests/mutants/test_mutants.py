@@ -12,10 +12,11 @@ from tests.mutants.plugin import Baseline, Runner
 from tests.mutants.targets import GROUPS, modules
 
 EXAMPLE = "tests/mutants/example.py"
+LATE = "tests/mutants/example_late.py"
 
 
 def test_each_change_of_the_example_gets_its_verdict(tmp_path: Path) -> None:
-    results = run_mutants([EXAMPLE], ["tests/mutants/test_example.py"], tmp_path / "run", patience=1)
+    results = run_mutants([EXAMPLE, LATE], ["tests/mutants/test_example.py"], tmp_path / "run", patience=1)
     verdicts = {(result["function"], result["change"]): result["verdict"] for result in results}
     assert {change for change, verdict in verdicts.items() if verdict != "killed"} == {
         ("checked", "if number > 1000 → if False"),
@@ -25,6 +26,7 @@ def test_each_change_of_the_example_gets_its_verdict(tmp_path: Path) -> None:
     }
     assert set(verdicts.values()) == {"killed", "survived"}
     noticed = {(r["function"], r["change"]): r["by"] for r in results}
+    assert noticed["successor", "1 → 2"].endswith("::test_a_module_that_is_imported_late")
     assert noticed["checked", "if number < 0 → if False"].endswith("::test_negative_numbers_are_refused")
     assert noticed["countdown", "start -= 1 → start = 1"].endswith("(never ended)")
     assert [r["tests"] for r in results if r["function"] == "never_called"] == [0]
