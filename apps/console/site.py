@@ -16,6 +16,9 @@ from apps.console.base.principal import principal_of
 from apps.core import clock
 from apps.deployments.models import Deployment
 
+UNUSED = ("view_on_site", "autocomplete")
+"""Names of Django's URLs that the console does not have. Views by platform staff would not be audited there."""
+
 
 class ConsoleSite(SignInSite):
     """The console's admin site. Active users with a role and platform staff have access; `is_staff` is not used."""
@@ -27,8 +30,8 @@ class ConsoleSite(SignInSite):
     site_url = None
 
     def get_urls(self) -> list[Any]:
-        """Django's URLs without the redirect to an object's public page, which does not exist here."""
-        return [each for each in super().get_urls() if getattr(each, "name", None) != "view_on_site"]
+        """Django's URLs without those that no page uses: the redirect to an object's public page, and autocomplete."""
+        return [each for each in super().get_urls() if getattr(each, "name", None) not in UNUSED]
 
     def has_permission(self, request: HttpRequest) -> bool:
         user = request.user

@@ -169,6 +169,13 @@ def test_a_weaker_policy_is_judged_by_the_service(tenant):
     assert Environment.objects.get(pk=tenant.prod.pk).policy["prevent_self_approval"] is True
 
 
+def test_rows_are_not_listed_past_their_lists(tenant):
+    """Django's endpoint for fields with autocomplete would list them without an audit event; no form has such a field."""
+    query = {"term": "a", "app_label": "access", "model_name": "membership", "field_name": "organization"}
+    for person in (make_person("root", is_superuser=True), tenant.people["alice"]):
+        assert browser(person).get("/admin/autocomplete/", query).status_code == 404
+
+
 def test_a_look_by_platform_staff_is_on_record(tenant):
     staff = browser(make_person("root", is_superuser=True))
     assert staff.get(reverse("admin:tenancy_organization_change", args=[tenant.organization.pk])).status_code == 200

@@ -63,7 +63,7 @@ class PreparedChangeList(ChangeList):
 class ScopedModelAdmin(_ModelAdmin):
     """A ModelAdmin that is read-only by default and limited to the rows that the user may see.
 
-    The limit holds for lists, autocomplete, history and deletion. An invisible row is the same 404 as a missing one. Views of
+    The limit holds for lists, history and deletion. An invisible row is the same 404 as a missing one. Views of
     tenants' rows by platform staff are audited.
     """
 
