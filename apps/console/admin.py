@@ -14,7 +14,7 @@ from django.urls import URLPattern, path
 from django.utils.text import Truncator
 
 from apps.approvals.models import Approval, ApprovalStatus, Decision
-from apps.approvals.selectors import current_facts, effective_status
+from apps.approvals.selectors import current_facts, effective_status, with_effective_status
 from apps.approvals.services import decide, revoke
 from apps.console.approval_page import approval_page, deployment_of, title_of
 from apps.console.base.filters import SCOPE_FILTERS
@@ -43,6 +43,20 @@ class DecisionForm(forms.Form):
     shown_digest = forms.CharField(required=False, max_length=80, validators=[ProhibitNullCharactersValidator()])
 
 
+class ShownStatus(admin.SimpleListFilter):
+    """Filter by the status that the list shows."""
+
+    title = "status"
+    parameter_name = "status__exact"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(value), str(label)) for value, label in ApprovalStatus.choices]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        value = self.value()
+        return with_effective_status(queryset, value) if value in ApprovalStatus.values else queryset
+
+
 @admin.register(Approval)
 class ApprovalAdmin(LivePageAdmin):
     """Admin of approvals: the changes, and the decision on them."""
@@ -58,7 +72,7 @@ class ApprovalAdmin(LivePageAdmin):
     list_display = (
         "what", "where", "state", "votes", "requested_by_name", "reason_begins", "agents", "created_at", "expires_at",
     )  # fmt: skip
-    list_filter = ("status", *SCOPE_FILTERS)
+    list_filter = (ShownStatus, *SCOPE_FILTERS)
     search_fields = ("requested_by_name", "reason", "environment__name", "environment__project__name")
 
     def prepare_rows(self, rows: list[Any]) -> None:

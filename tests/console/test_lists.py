@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.conf import settings
 from django.contrib import admin
 from django.db import connection
@@ -23,6 +25,7 @@ from apps.deployments.rollout import PhaseState
 from apps.jobs.models import JobStatus
 from apps.pipelines.models import DraftStatus
 from apps.signing.models import KeyStatus
+from tests.approvals.test_approvals import ask
 from tests.deployments.world import World
 from tests.support import Tenant
 
@@ -110,6 +113,22 @@ LABELS = sorted(f"{m._meta.app_label}_{m._meta.model_name}" for m in admin.site.
 
 
 @pytest.mark.postgres
+def test_approvals_are_filtered_by_the_status_that_the_list_shows(tenant: Tenant) -> None:
+    """An approval whose time has passed is shown as expired before the chore has moved it."""
+    approval = ask(tenant)
+    vera = Client()
+
+    def listed() -> list[str]:
+        vera.force_login(tenant.people["vera"])
+        url = reverse("admin:approvals_approval_changelist")
+        pages = {each: vera.get(url, {"status__exact": each}).content.decode() for each in ApprovalStatus.values}
+        return [each for each, page in pages.items() if f"/admin/approvals/approval/{approval.pk}/" in page]
+
+    assert listed() == ["pending"]
+    with time_machine.travel(clock.now() + dt.timedelta(hours=24, seconds=1), tick=True):
+        assert listed() == ["expired"]
+
+
 def test_no_list_asks_more_than_twenty_queries_however_long_it_is(world: World) -> None:
     for number in range(3):
         world.roll_out_approved(world.bundle(f"field{number}:drop"), targets=world.hosts[:2])
