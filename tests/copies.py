@@ -30,8 +30,8 @@ def _rows() -> dict[type[models.Model], dict[Any, models.Model]]:
     return {model: {row.pk: row for row in model._base_manager.all()} for model in _tables()}
 
 
-def _forget_what_is_counted_and_kept() -> None:
-    """The same ids come again: nothing in this process may remember them of the test before."""
+def forget_what_is_remembered() -> None:
+    """The same ids come again, as in a test with copied rows or a walk that is rolled back: nothing in this process may remember them."""
     caches["limits"].clear()
     windows._leases.reset()
     windows._local.reset()
@@ -58,7 +58,7 @@ class Copies(Generic[T]):
         outside a transaction."""
         if time_machine.escape_hatch.is_travelling() or not connection.in_atomic_block:
             return self._build()
-        _forget_what_is_counted_and_kept()
+        forget_what_is_remembered()
         if self._made is None:
             before = _rows()
             made = self._build()

@@ -34,6 +34,7 @@ from apps.jobs.runner import run_attempt
 from apps.jobs.services import release_expired, take_job
 from apps.runtime import trust
 from tests import invariants
+from tests.copies import forget_what_is_remembered
 from tests.deployments.world import Host, World
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db]
@@ -99,6 +100,7 @@ class Services(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        forget_what_is_remembered()
         self.transaction = transaction.atomic()
         self.transaction.__enter__()
         # the clock stands still between steps, so that a walk can be walked again
