@@ -66,7 +66,7 @@ class DeploymentSource:
         try:
             stream = blobs.open_blob(blob)
         except StorageUnavailable:
-            services.extend_timeout_for_storage(target)
+            services.extend_timeout_for_storage(agent.pk)
             raise
         if target.handed_out_at is None:
             # storage may have been slow, and a rollback may have begun since

@@ -279,7 +279,7 @@ class Target(TreeModel):
             models.Index(
                 fields=["agent_id", "-sequence"],
                 condition=models.Q(sequence__isnull=False),
-                name="target_walk",  # used by selectors.desired
+                name="target_walk",  # used by selectors.desired and services.extend_timeout_for_storage
             ),
         ]
         constraints = [

@@ -145,6 +145,45 @@ def test_after_half_an_hour_of_that_the_rollout_fails(
     assert world.status(made) == "failed"
 
 
+@pytest.mark.postgres
+def test_an_agent_that_waits_for_our_store_to_roll_back_is_not_silent_for_half_an_hour(
+    world: World, time: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, silent = world.hosts
+    first = world.roll_out(world.bundle("a:drop"))
+    made = world.roll_out(world.bundle("b:drop"), timeout_seconds=300)
+    assert world.act(made, "rollback").status_code == 200
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "open", away)
+        for _ in range(7):
+            directive = waits.heartbeat()
+            assert (directive.directive, str(directive.deployment_id)) == ("rollback", first)
+            assert waits.http.get(f"/agents/{waits.id}/deployments/{first}/bundle").status_code == 503
+            time.on(seconds=250)
+            time_out_silent_targets(clock.now())
+    assert world.status(made) == "rolling_back"
+    assert world.targets(made)[silent.id]["status"] == "unreachable"
+    waits.step()
+    assert world.status(made) == "rolled_back"
+    assert world.targets(made)[waits.id]["status"] == "rolled_back"
+
+
+def test_after_half_an_hour_of_that_the_rollback_ends_without_them(
+    world: World, time: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.roll_out(world.bundle("a:drop"))
+    made = world.roll_out(world.bundle("b:drop"), timeout_seconds=300)
+    assert world.act(made, "rollback").status_code == 200
+    monkeypatch.setattr(FolderStore, "open", away)
+    for _ in range(10):
+        for host in world.hosts:
+            assert host.http.get(f"/agents/{host.id}/deployments/{first}/bundle").status_code == 503
+        time.on(seconds=250)
+        time_out_silent_targets(clock.now())
+    assert world.status(made) == "rolled_back"
+    assert {row["status"] for row in world.targets(made).values()} == {"unreachable"}
+
+
 def other_tenants_world(world: World) -> World:
     """The other tenant, with a host of its own; charlie operates it."""
     tenant = world.tenant

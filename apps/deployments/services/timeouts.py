@@ -63,13 +63,14 @@ def time_out_silent_targets(now: dt.datetime) -> int:
     return for_each("deployment_timeouts", list(overdue), lambda row: _time_out(*row, now), seconds=SWEEP_SECONDS)
 
 
-def extend_timeout_for_storage(target: Target) -> None:
-    """Restart the timeout of a target whose bundle download failed because storage was unavailable.
+def extend_timeout_for_storage(agent_id: uuid.UUID) -> None:
+    """Restart the timeout of an agent whose bundle download failed because storage was unavailable.
 
-    At most half an hour is added after the start of its phase or rollback.
+    At most half an hour is added after the start of its phase or rollback. In a rollback the bundle belongs to an earlier
+    deployment, and the target that is waited for to the one that is rolled back.
     """
     now = clock.now()
-    Target.objects.filter(WAITED_FOR, pk=target.pk).filter(
+    Target.objects.filter(WAITED_FOR, agent_id=agent_id, sequence__isnull=False).filter(
         Q(deployment__status=S.DEPLOYING, deployment__phase_started_at__gt=now - STORAGE_EXCUSED)
         | Q(deployment__status=S.ROLLING_BACK, deployment__rolling_back_at__gt=now - STORAGE_EXCUSED)
     ).update(phase_started_at=now)
