@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
+from apps.audit.models import AuditEvent
+from apps.core import clock
 from apps.deployments.models import Deployment
 from apps.deployments.services import builds
+from apps.deployments.services.key_revocation import DeploymentsUnderKey
 from apps.runtime import trust
 from apps.runtime.bundle import read_bundle, verify_bundle
 from apps.signing import services as signing
 from apps.signing.models import SigningKey
+from apps.tenancy.models import Environment
 from tests.deployments.world import World
 from tests.served import serving
 from tests.support import Caller, in_threads
@@ -124,6 +128,49 @@ def test_what_was_approved_or_is_being_built_under_it_fails_and_frees_its_target
     assert world.status(undecided) == "active"
 
 
+def test_its_effects_are_shown_before_and_counted_in_its_audit_event(world: World, staging: World) -> None:
+    dependents, organization = DeploymentsUnderKey(), world.tenant.organization.pk
+    running = world.roll_out()
+    ending = world.request(world.bundle("b:drop"))
+    deleted = staging.roll_out_approved()
+    Environment.objects.filter(pk=staging.env.pk).update(deleted_at=clock.now())
+    former = rotate(world)
+    assert dependents.preview_revocation(organization, former) == [
+        "1 deployment is in progress and will fail: orders v1 in Orders / dev.",
+        "1 deployment is running, will keep running, can't be rolled back to, and must be redeployed: "
+        "orders v1 in Orders / dev.",
+    ]
+    unused = ["No deployment signed by this key is in progress or running."]
+    assert dependents.preview_revocation(organization, active_kid(world)) == unused
+    waiting = world.request(world.bundle("c:drop"))
+    assert waiting not in world.builds()
+    answer = world.caller("alice").post(f"{keys_path(world)}/{former}/revoke", {})
+    assert answer.status_code == 200
+    assert waiting in world.builds(), "it is approved under the new key, and its targets are free"
+    details = AuditEvent.objects.get(action="signing_key.revoked").details
+    assert (details["deployments_failed"], details["deployments_to_redeploy"]) == (1, 1)
+    assert (world.status(ending), world.status(running)) == ("failed", "active")
+    assert world.show(ending)["status_reason"] == f"signing_key_revoked: {former}"
+    assert world.row(deleted).key_revoked_at is None
+
+
+def test_the_first_ten_deployments_that_it_ends_are_named_by_place(world: World, staging: World) -> None:
+    def preview() -> list[str]:
+        return DeploymentsUnderKey().preview_revocation(world.tenant.organization.pk, active_kid(world))
+
+    world.request()
+    staging.decide(staging.request())
+    places = "orders v1 in Orders / dev; orders v1 in Orders / staging"
+    assert preview() == [f"2 deployments are in progress and will fail: {places}."]
+    Environment.objects.filter(pk=world.env.pk).update(max_in_flight_deployments=20)
+    for n in range(8):
+        world.request(world.bundle(f"f{n}:drop"))
+    places = f"{', '.join(['orders v1'] * 9)} in Orders / dev; orders v1 in Orders / staging"
+    assert preview() == [f"10 deployments are in progress and will fail: {places}."]
+    world.request(world.bundle("last:drop"))
+    assert preview() == [f"11 deployments are in progress and will fail: {places}; and 1 more."]
+
+
 def test_a_bundle_whose_approval_alone_it_signed_is_under_it_too(staging: World) -> None:
     world = staging
     made = world.request()
@@ -177,7 +224,8 @@ def test_a_rollout_without_a_way_back_is_called_off_where_it_stands(world: World
     answer = world.act(second, "cancel")
     assert answer.status_code == 200, answer.content
     assert world.status(second) == "failed"
-    assert "signing key is revoked" in world.show(second)["status_reason"]
+    stays = "the previous bundle's signing key is revoked, so updated agents are not rolled back"
+    assert world.show(second)["status_reason"] == f"cancelled: called off; {stays}"
     assert [host.runs for host in world.hosts] == [second, first]
     assert world.hosts[1].step() == "rollback"
     assert [host.runs for host in world.hosts] == [second, first]

@@ -13,9 +13,9 @@ from django.db import IntegrityError, connection, transaction
 
 from apps.agents.models import Agent
 from apps.audit.models import AuditEvent
-from apps.core import clock
-from apps.deployments.models import DeploymentEvent, PhaseEvent, Target
-from apps.deployments.services import end_due_bakes, time_out_silent_targets
+from apps.core import clock, wake
+from apps.deployments.models import Deployment, DeploymentEvent, PhaseEvent, Target
+from apps.deployments.services import bakes, end_due_bakes, time_out_silent_targets
 from tests import invariants
 from tests.deployments.world import Host, World
 from tests.support import run_due_chores
@@ -167,6 +167,12 @@ class TestPhases:
         assert marks == [(n, mark) for n in (0, 1) for mark in ("started", "baking", "passed")]
         audited = AuditEvent.objects.filter(target=f"deployment:{made}", action__startswith="deployment.phase_")
         assert [(a.details["phase"], a.action.rsplit("_", 1)[1]) for a in audited.order_by("pk")] == marks
+        details = list(PhaseEvent.objects.order_by("pk").values_list("detail", flat=True))
+        assert details[::3] == ["2 assigned"] * 2
+        assert all(each.startswith("until ") for each in details[1::3])
+        assert details[2::3] == ["2 activated"] * 2, "those of the phase"
+        assert [a.details["detail"] for a in audited.order_by("pk")] == details
+        assert [a.details["percent"] for a in audited.order_by("pk")] == [50] * 3 + [100] * 3
         with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("UPDATE deployments_phaseevent SET phase = 5")
 
@@ -332,6 +338,46 @@ class TestFailing:
         assert code(staging.act(made, "rollback")) == (409, "nothing_to_roll_back")
 
 
+class TestPolls:
+    """Which waiting agents are notified."""
+
+    def test_those_whose_directive_changes_and_no_other(
+        self, four: World, time: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        woken: list[str] = []
+        monkeypatch.setattr(wake, "notify", lambda *channels: woken.extend(channels))
+
+        def since_then() -> set[str]:
+            names = {f"agent:{host.id}": name for host, name in zip(four.hosts, "abcd", strict=True)}
+            found = {names[channel] for channel in woken if channel.startswith("agent:")}
+            woken.clear()
+            return found
+
+        first = four.request(four.bundle("a:drop"), strategy=plan(50, 100))
+        four.work()
+        assert since_then() == {"a", "b"}
+        four.hosts[0].step(fail=True)
+        assert four.status(first) == "failed"
+        assert since_then() == {"a", "b"}
+        second = four.request(four.bundle("b:drop"), strategy=plan(50, 100, max_failures=2))
+        four.work()
+        assert since_then() == {"a", "b"}
+        four.hosts[0].step()
+        four.hosts[0].heartbeat({"ok": False})
+        four.hosts[1].step()
+        assert four.phases(second)[0] == "baking"
+        since_then()
+        time.on(BAKE)
+        end_due_bakes(clock.now())
+        assert since_then() == {"a", "c", "d"}, "one fails at the end of the bake, two begin"
+        directive = four.hosts[2].heartbeat()
+        since_then()
+        assert four.hosts[2].report(directive, "failed") == 200
+        assert since_then() == {"c"}
+        assert four.act(second, "cancel").status_code == 200
+        assert since_then() == {"a", "b", "c", "d"}
+
+
 class TestBakes:
     """Healthy heartbeats, or none."""
 
@@ -359,6 +405,20 @@ class TestBakes:
         assert one.step() == "rollback"
         assert one.runs == world.first  # type: ignore[attr-defined]
         assert two.step() == "activate"
+
+    def test_a_bake_that_ends_while_the_heartbeat_waits_for_the_lock_is_not_failed_by_it(
+        self, baking: tuple[World, str, Clock], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world, made, _ = baking
+        lock = bakes.lock_deployment
+
+        def ended_first(*given: Any) -> Any:
+            Deployment.objects.filter(pk=made).update(bake_started_at=None, bake_ends_at=None)
+            return lock(*given)
+
+        monkeypatch.setattr(bakes, "lock_deployment", ended_first)
+        world.hosts[0].heartbeat({"ok": False, "detail": "it leaks"})
+        assert (world.status(made), world.targets(made)[world.hosts[0].id]["status"]) == ("deploying", "activated")
 
     def test_a_status_word_is_as_good(self, baking: tuple[World, str, Clock]) -> None:
         world, made, _ = baking

@@ -131,6 +131,14 @@ def test_that_come_after_a_newer_deployment_was_assigned_are_409(world: World) -
     assert (world.status(first), world.status(second)) == ("active", "deploying")
 
 
+def test_of_a_failure_without_a_reason_are_called_failed(on_its_way: tuple[World, str, Host, Any]) -> None:
+    world, made, host, directive = on_its_way
+    assert host.report(directive, "failed") == 200
+    target = world.targets(made)[host.id]
+    assert (target["report"]["reason"], target["report"]["failure"]) == ("", "failed")
+    assert world.show(made)["status_reason"].endswith(f"; {target['agent_name']}: failed")
+
+
 def test_of_a_failure_settle_the_target_and_a_repeat_changes_nothing(world: World) -> None:
     first = world.roll_out(world.bundle("a:drop"))
     second = world.request(world.bundle("b:drop"), strategy={"type": "all_at_once", "max_failures": 1})

@@ -10,8 +10,10 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from apps.audit.models import AuditEvent
+from apps.core.ids import new_id
 from apps.deployments.models import ConfigBundle, Deployment, Target
 from apps.deployments.services import bundles
+from apps.pipelines.models import PipelineVersion
 from tests.deployments.world import World
 from tests.support import Caller
 
@@ -100,11 +102,24 @@ class TestBundles:
             answer = world.bob.post(f"{world.path}/bundles", {"version_id": version, "config": {}})
             assert code(answer) == (422, "unknown_version")
 
+    def test_of_a_version_that_only_a_newer_server_understands_is_refused(self, world: World) -> None:
+        row = PipelineVersion.objects.get(pk=world.version())
+        row.pk, row.number, row.spec = new_id(), row.number + 1, "spec.version=99\n"
+        row.spec_hash = f"sha256:{'9' * 64}"
+        PipelineVersion.objects.bulk_create([row])
+        answer = world.bob.post(f"{world.path}/bundles", {"version_id": str(row.pk), "config": {}})
+        assert code(answer) == (422, "spec_not_understood")
+        assert [e["pointer"] for e in answer.json()["errors"]] == ["/version_id"]
+
     def test_is_deleted_while_it_is_unused_and_never_after(self, world: World) -> None:
         unused, used = world.bundle("a:drop"), world.bundle("b:drop")
+        shown = world.bob.get(f"{world.path}/bundles/{unused}").json()
         made = world.request(used)
         assert world.bob.delete(f"{world.path}/bundles/{unused}").status_code == 204
         assert world.bob.get(f"{world.path}/bundles/{unused}").status_code == 404
+        event = AuditEvent.objects.get(action="bundle.deleted")
+        assert (event.actor_name, event.target) == ("Bob", f"bundle:{unused}")
+        assert event.details == {"version_id": shown["version_id"], "config_hash": shown["config_hash"]}
         assert code(world.bob.delete(f"{world.path}/bundles/{used}")) == (409, "bundle_in_use")
         assert world.act(made, "cancel").status_code == 200
         assert code(world.bob.delete(f"{world.path}/bundles/{used}")) == (409, "bundle_in_use")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 
 import pytest
+import time_machine
 
 from apps.agents.models import Agent
 from apps.audit.models import AuditEvent
 from apps.blobs.models import StoredBlob
+from apps.core import clock
+from apps.deployments.models import DeploymentEvent
 from tests.deployments.world import World
 
 pytestmark = pytest.mark.django_db
@@ -92,6 +96,20 @@ def test_from_request_to_active_on_two_agents_superseded_and_taken_back(staging:
         "deployment.rolling_back",
         "deployment.rolled_back",
     ]
+    recorded = DeploymentEvent.objects.filter(deployment_id=second).order_by("pk")
+    assert [e.details for e in audited] == [
+        {"from": e.from_status, "to": e.to_status, "trigger": e.trigger, "reason": e.reason} for e in recorded
+    ]
+    assert recorded[5].reason == "worse"
+
+
+def test_a_transition_is_the_last_change(world: World) -> None:
+    made = world.request()
+    at = clock.now() + dt.timedelta(minutes=1)
+    with time_machine.travel(at, tick=False):
+        assert world.act(made, "cancel").status_code == 200
+    row = world.row(made)
+    assert (row.updated_at, row.settled_at) == (at, at)
 
 
 def test_where_the_policy_needs_no_approval_it_approves_itself_and_is_recorded(world: World) -> None:
@@ -150,10 +168,6 @@ def test_a_later_deployment_to_one_agent_leaves_the_other_where_it_was(world: Wo
 
 @pytest.mark.parametrize("last_digits", [0, 1])
 def test_every_later_build_has_a_higher_sequence_whatever_the_clock_shows(world: World, last_digits: int) -> None:
-    import datetime as dt
-
-    import time_machine
-
     first = world.roll_out(world.bundle("email:drop"))
     past = dt.datetime.now(tz=dt.UTC) - dt.timedelta(minutes=last_digits)
     with time_machine.travel(past, tick=False):

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import time_machine
 
+from apps.audit.models import AuditEvent
 from apps.blobs.models import StoredBlob
 from apps.core import clock
 from apps.deployments.models import ConfigBundle, Confirmation, Deployment, DeploymentEvent, Target
-from apps.deployments.services import time_out_silent_targets
+from apps.deployments.services import end_due_bakes, time_out_silent_targets
+from apps.jobs.models import Job
 from tests.deployments.world import World
 
 pytestmark = pytest.mark.django_db
@@ -98,9 +100,92 @@ class TestOneAtATime:
         if end == "cancel":
             assert world.status(second) == "deploying"
 
+    @pytest.mark.parametrize(
+        "way",
+        [
+            "it is cancelled",
+            "it is rolled back before any agent has it",
+            "its credential expires before its build",
+            "its build can never succeed",
+            "too many of its agents are removed before its build",
+            "an agent is removed",
+            "an agent reports a failure",
+            "the last agent reports",
+            "an agent is silent",
+            "an agent is unhealthy in its bake",
+            "its bake ends",
+        ],
+    )
+    def test_whatever_ends_the_first_queues_the_build_of_the_second(self, world: World, way: str) -> None:
+        phases = [{"percent": 100, "bake_seconds": 0 if way == "the last agent reports" else 30}]
+        first = world.request(world.bundle("a:drop"), strategy={"type": "phased", "phases": phases}, timeout_seconds=60)
+        second = world.request(world.bundle("b:drop"))
+        assert world.builds() == [first]
+        end_rollout(world, first, way)
+        assert Job.objects.filter(type="deploy_bundle_build", subject_id=second).count() == 1
+
+
+def end_rollout(world: World, made: str, way: str) -> None:
+    """End a deployment in one of the ways of the test above."""
+    removed = f"{world.path}/agents/{world.hosts[0].id}?force=true"
+    if way == "it is cancelled":
+        assert world.act(made, "cancel").status_code == 200
+        return
+    if way == "its credential expires before its build":
+        with later(8 * 3600 + 60):
+            world.work()
+        assert world.show(made)["status_reason"].startswith("credential_expired")
+        return
+    if way == "its build can never succeed":
+        ConfigBundle.objects.filter(pk=world.row(made).bundle_id).delete()
+    elif way == "too many of its agents are removed before its build":
+        assert world.bob.delete(removed).status_code == 204
+        assert world.status(made) == "approved"
+    world.work()
+    if way == "it is rolled back before any agent has it":
+        assert world.act(made, "rollback").json()["status"] == "rolled_back"
+    elif way == "an agent is removed":
+        assert world.bob.delete(removed).status_code == 204
+    elif way == "an agent reports a failure":
+        world.hosts[0].step(fail=True)
+    elif way == "an agent is silent":
+        with later(61):
+            assert time_out_silent_targets(clock.now()) == 2
+    elif way in ("the last agent reports", "an agent is unhealthy in its bake", "its bake ends"):
+        world.settle()
+        if way == "an agent is unhealthy in its bake":
+            world.hosts[0].heartbeat({"ok": False})
+        elif way == "its bake ends":
+            with later(31):
+                for host in world.hosts:
+                    host.heartbeat()
+                assert end_due_bakes(clock.now()) == 1
+    assert world.status(made) in ("active", "failed", "rolled_back")
+
 
 class TestCallingOff:
     """Cancel and revoke, by state."""
+
+    def test_of_a_pending_request_is_for_its_requester_alone_and_another_attempt_is_recorded(
+        self, staging: World
+    ) -> None:
+        made = staging.request()
+        assert code(staging.act(made, "cancel", who="carol")) == (403, "permission_denied")
+        assert staging.status(made) == "pending_approval"
+        [event] = AuditEvent.objects.filter(action="deployment.cancel", outcome="denied")
+        assert (event.target, event.details) == (f"deployment:{made}", {"reason": "not_the_requester"})
+        assert event.organization_id == staging.tenant.organization.pk
+        withdrawn = staging.bob.post(f"{staging.path}/deployments/{made}/cancel", {})
+        assert (withdrawn.status_code, withdrawn.json()["status"]) == (200, "denied")
+
+    def test_of_what_was_approved_needs_a_reason(self, world: World) -> None:
+        made = world.request()
+        for status in ("approved", "deploying"):
+            for body in ({}, {"reason": "  "}):
+                refused = world.bob.post(f"{world.path}/deployments/{made}/cancel", body)
+                assert code(refused) == (422, "comment_required")
+            assert world.status(made) == status
+            world.work()
 
     @pytest.mark.parametrize("verb", ["cancel", "revoke"])
     def test_before_it_was_handed_out_is_denied(self, staging: World, verb: str) -> None:

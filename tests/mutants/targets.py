@@ -31,9 +31,11 @@ _DEPLOYMENTS = (
     "bystanders",
     "desired",
     "key_revocation",
+    "outside_trouble",
     "phases",
     "reports",
     "requests",
+    "road",
     "rollback",
     "waiting",
 )
