@@ -72,6 +72,8 @@ def test_a_mailed_link_sets_the_password_once(tenant: Tenant) -> None:
     assert send() == 1
     assert mail.outbox[0].to == ["bob@example.com"]
     assert "ByteOr Cloud.\n\nhttp://127.0.0.1:8080/auth/reset/" in str(mail.outbox[0].body)
+    event = AuditEvent.objects.get(action="password.reset_mailed")
+    assert (event.actor, event.target) == ("system:byteor", f"person:{tenant.people['bob'].pk}")
     page = Client().get(link())
     assert (page.status_code, page["Referrer-Policy"]) == (200, "same-origin")
     assert use(link(), "short").status_code == 400

@@ -22,6 +22,7 @@ from apps.approvals import services as approvals
 from apps.approvals.models import Approval, PolicyWeakening
 from apps.approvals.selectors import Deciders, approvals_to_decide
 from apps.console.inbox import inbox_of
+from apps.core import clock
 from apps.core.errors import Conflict, Forbidden
 from apps.core.ids import new_id
 from apps.deployments.models import Deployment
@@ -107,6 +108,24 @@ def test_a_caller_without_roles_sees_and_may_do_nothing(tenant: Tenant) -> None:
         assert not Environment.objects.visible_to(who).exists()
         assert not Project.objects.visible_to(who).exists()
         assert not Membership.objects.visible_to(who).exists()
+
+
+def test_which_members_a_caller_sees(tenant: Tenant) -> None:
+    pia, root = make_person("pia"), make_person("root", is_superuser=True)
+    on_project = give_role(pia, Role.PROJECT_ADMIN, tenant.organization, tenant.project)
+    of_organization = set(Membership.objects.filter(organization=tenant.organization, project__isnull=True))
+    elsewhere = set(Membership.objects.filter(organization=tenant.other_organization))
+
+    def seen(user: User) -> set[Membership]:
+        return set(Membership.objects.visible_to(person_principal(user)))
+
+    assert len(of_organization) == 4
+    assert seen(tenant.people["vera"]) == of_organization | {on_project}
+    assert seen(pia) == {on_project}
+    assert seen(tenant.people["charlie"]) == elsewhere
+    assert seen(root) == of_organization | elsewhere | {on_project}
+    Organization.objects.filter(pk=tenant.other_organization.pk).update(deleted_at=clock.now())
+    assert seen(root) == of_organization | {on_project}
 
 
 def only_people(tenant: Tenant, key: Principal) -> dict[str, Callable[[], Any]]:

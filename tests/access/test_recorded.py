@@ -366,6 +366,17 @@ def test_a_removed_member_leaves_an_ended_grant_and_a_record(tenant: Tenant) -> 
     assert events("member.removed") == [("Alice", f"member:{row.pk}", {"email": "vera@example.com", "role": "viewer"})]
 
 
+def test_a_role_from_before_the_history_was_kept_is_in_it_once_it_ends(tenant: Tenant) -> None:
+    row = Membership.objects.get(user=tenant.people["vera"])
+    assert not RoleGrant.objects.filter(user=tenant.people["vera"]).exists()
+    at = row.created_at + dt.timedelta(hours=1)
+    with time_machine.travel(at, tick=False):
+        members.remove_member(actor=tenant.principal("alice"), scope=Scope(tenant.organization), member_id=row.pk)
+    grant = RoleGrant.objects.get(user=tenant.people["vera"])
+    assert (grant.organization_id, grant.project_id, grant.role) == (tenant.organization.pk, None, "viewer")
+    assert (grant.granted_by, grant.granted_at, grant.ended_at) == (None, row.created_at, at)
+
+
 def test_only_another_active_admin_of_the_organization_lets_one_go(tenant: Tenant) -> None:
     row = Membership.objects.get(user=tenant.people["alice"])
     alice, scope = tenant.principal("alice"), Scope(tenant.organization)
@@ -418,6 +429,8 @@ def test_a_role_given_by_command_names_no_grantor(tenant: Tenant) -> None:
     )
     grant = RoleGrant.objects.get(user=made.user)
     assert (grant.role, grant.granted_by, grant.granted_by_name) == ("viewer", None, "")
+    created = ("byteor", f"person:{made.user.pk}", {"email": "dora@example.com", "role": "viewer"})
+    assert events("member.created") == [created]
 
 
 def change_each_role(tenant: Tenant) -> dict[str, Callable[[], object]]:

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import time_machine
 from django.contrib.sessions.models import Session
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
+from apps.access.backends import PeopleBackend
 from apps.access.models import KnownAddress, User, account_name
 from apps.access.principals import person_principal
 from apps.access.services import change_account_state
@@ -255,8 +258,32 @@ def test_all_sessions_of_one_person_end_at_once_and_no_other_users_do(
     sign_in("carol@example.com", PASSWORD, browser=carol)
     with django_assert_num_queries(1):
         end_sessions(tenant.people["bob"])
+    tenant.people["bob"].clean_fields()
     assert bob.get("/api/v1/me").status_code == 401
     assert carol.get("/api/v1/me").status_code == 200
+
+
+@pytest.mark.parametrize("ends", ["deactivated", "deleted"])
+def test_the_session_of_an_account_that_is_no_more_is_none(tenant: Tenant, ends: str) -> None:
+    browser = Client()
+    sign_in("bob@example.com", PASSWORD, browser=browser)
+    assert browser.get("/api/v1/me").status_code == 200
+    account = User.objects.filter(pk=tenant.people["bob"].pk)
+    if ends == "deactivated":
+        account.update(is_active=False)
+    else:
+        account.delete()
+    assert PeopleBackend().get_user(tenant.people["bob"].pk) is None
+    assert browser.get("/api/v1/me").status_code == 401
+    assert browser.get("/admin/").status_code == 302
+
+
+def test_the_person_of_a_session_and_their_roles_are_read_in_one_query(tenant: Tenant) -> None:
+    browser = Client()
+    browser.force_login(tenant.people["bob"])
+    with CaptureQueriesContext(connection) as captured:
+        assert browser.get(f"/api/v1{tenant.path()}").status_code == 200
+    assert len([q for q in captured if "access_user" in q["sql"] or "access_membership" in q["sql"]]) == 1
 
 
 def test_a_session_continues_under_the_former_secret_key(tenant: Tenant, settings: Any) -> None:

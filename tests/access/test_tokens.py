@@ -7,6 +7,7 @@ import time_machine
 
 from apps.access import services, tokens
 from apps.access.models import PersonalToken
+from apps.audit.models import AuditEvent
 from apps.core import clock
 from apps.core.errors import Unauthenticated
 from tests.support import Caller
@@ -102,6 +103,11 @@ def test_deactivating_a_person_ends_their_tokens_and_sessions(tenant, client):
     services.change_account_state(actor=tenant.principal("alice"), user_id=bob.pk, active=True)
     assert by_token.get("/me").status_code == 401, "it stays revoked when the person is activated again"
     assert client.get("/api/v1/me").status_code == 401
+    recorded = AuditEvent.objects.filter(target=f"person:{bob.pk}", action__startswith="person.").order_by("seq")
+    assert [(e.action, e.actor_name) for e in recorded] == [
+        ("person.deactivated", "Alice"),
+        ("person.activated", "Alice"),
+    ]
     bob.refresh_from_db()
     assert tenant.caller("bob").get("/me").status_code == 200
 

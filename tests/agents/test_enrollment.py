@@ -87,6 +87,11 @@ def test_a_deleted_token_enrolls_no_agent(world: World) -> None:
     assert world.bob.delete(where).status_code == 204
     assert world.bob.delete(where).status_code == 404
     assert world.bob.get(where).status_code == 404
+    recorded = AuditEvent.objects.filter(target=f"enrollment_token:{made['id']}").order_by("seq")
+    assert [(e.action, e.actor_name) for e in recorded] == [
+        ("enrollment_token.created", "bob@example.com"),
+        ("enrollment_token.deleted", "bob@example.com"),
+    ]
     refused = world.holder(made["token"]).post(f"{world.env}/agents", {})
     assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
 
