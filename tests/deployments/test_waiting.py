@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import time_machine
 
+from apps.approvals.models import Approval
 from apps.audit.models import AuditEvent
 from apps.blobs.models import StoredBlob
 from apps.core import clock
 from apps.deployments.models import ConfigBundle, Confirmation, Deployment, DeploymentEvent, Target
 from apps.deployments.services import end_due_bakes, time_out_silent_targets
 from apps.jobs.models import Job
+from apps.jobs.registry import chores
 from tests.deployments.world import World
 
 pytestmark = pytest.mark.django_db
@@ -104,6 +106,8 @@ class TestOneAtATime:
         "way",
         [
             "it is cancelled",
+            "its approval is revoked",
+            "its credential is found expired",
             "it is rolled back before any agent has it",
             "its credential expires before its build",
             "its build can never succeed",
@@ -130,6 +134,14 @@ def end_rollout(world: World, made: str, way: str) -> None:
     removed = f"{world.path}/agents/{world.hosts[0].id}?force=true"
     if way == "it is cancelled":
         assert world.act(made, "cancel").status_code == 200
+        return
+    if way == "its approval is revoked":
+        assert world.decide(made, "revoke").status_code == 200
+        return
+    if way == "its credential is found expired":
+        Approval.objects.filter(deployment_id=made).update(credential_expires_at=clock.now())
+        [chore] = [spec for spec in chores() if spec.name == "credential_expiry"]
+        assert chore.run(clock.now()) == 1
         return
     if way == "its credential expires before its build":
         with later(8 * 3600 + 60):
