@@ -47,9 +47,9 @@ class Walk:
         self.dice = random.Random(number)
         self.kills, self.linked = number % 2 == 0, number % 3 == 2
         self.data, self.state, self.log = home / "data", home / "state", home / "log"
-        (self.data / "room").mkdir(parents=True)
+        (self.data / "folder").mkdir(parents=True)
         (self.data / "wall").touch()
-        self.lead("gate", "room")
+        self.lead("gate", "folder")
         self.path = self.data / "in.jsonl"
         self.written = 0
         self.half = b""
@@ -110,7 +110,7 @@ class Walk:
         if self.blocked or self.agent is not None:
             self.blocked = not self.blocked
             # a file where a folder should be: nothing can be opened in it
-            self.lead("gate", "wall" if self.blocked else "room")
+            self.lead("gate", "wall" if self.blocked else "folder")
 
     def lead(self, link: str, to: str) -> None:
         """Have the link lead there from one moment to the next."""

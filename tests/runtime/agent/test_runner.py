@@ -99,7 +99,7 @@ def test_a_damaged_file_that_can_not_be_renamed_is_looked_at_again_later(machine
     bundle, archive = machine.bundle()
     machine.runner.switch(bundle, archive, {**WANTED, "bundle_sha256": bundle.sha256})
     machine.runner.shut_down()
-    (machine.data / "out.jsonl").write_bytes(b"somebody's last line")
+    (machine.data / "out.jsonl").write_bytes(b"another's last line")
     (kept,) = machine.state.root.glob("egress-*.json")
     kept.write_bytes(b"damaged")
     in_its_place = kept.with_name(f"{kept.name}.damaged")
