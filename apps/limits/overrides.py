@@ -51,7 +51,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def forget() -> None:
     """Read the overrides again at the next call."""
     global _known
-    _known = nothing_set(float("-inf"))
+    _known = _Known(_known.limits, float("-inf"))
 
 
 def _current() -> _Known:

@@ -87,7 +87,11 @@ for n = 1, count do
   taken[n] = ARGV[5] .. ':' .. n
   redis.call('ZADD', KEYS[1], until_when, taken[n])
 end
-if count > 0 then redis.call('PEXPIRE', KEYS[1], math.ceil((window + lease) / 1000) + 1000) end
+if count > 0 then
+  -- a slot that was leased before may count for longer than the one that is taken now
+  local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2])
+  redis.call('PEXPIRE', KEYS[1], math.ceil((last - now + window) / 1000) + 1000)
+end
 local at = 0
 if count == 0 then at = math.max(0, used - limit) end
 local first = redis.call('ZRANGE', KEYS[1], at, at, 'WITHSCORES')

@@ -114,6 +114,8 @@ def test_while_the_database_can_not_answer_those_read_before_hold(
     time.sleep(0.02)
     with connection.execute_wrapper(refuse):
         assert overrides.calls_of("agent_calls", [tenant.organization.pk]) == 100
+        overrides.forget()
+        assert overrides.calls_of("agent_calls", [tenant.organization.pk]) == 100
     assert "rate overrides can't be read" in caplog.text
 
 

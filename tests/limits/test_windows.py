@@ -257,6 +257,17 @@ def test_a_leased_slot_counts_as_long_as_a_call_made_with_it(store: Store) -> No
     assert take(store, key, 20, window=1).used == 1
 
 
+def test_a_call_after_a_lease_does_not_let_the_leased_slots_end_sooner(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        store = RedisStore(client)
+        assert len(take(store, "agent:1", 40, wanted=6, lease=60).taken) == 6
+        assert take(store, "agent:1", 40).used == 7
+        [name] = client.keys()
+        # they may be used for a minute, and count for a minute after that
+        assert client.pttl(name) > 110_000
+
+
 def test_unused_leased_slots_are_given_back(store: Store) -> None:
     window = Window("agent:1", 40)
     windows.lease(window)
