@@ -105,7 +105,8 @@ def _due(row: Chore, now: dt.datetime) -> bool:
 def _take(spec: ChoreSpec, row: Chore, now: dt.datetime) -> uuid.UUID | None:
     """The lease's token when the run is ours: by replacing the lease that `row` shows, which only one can."""
     token = new_id()
-    rows = Chore.objects.filter(pk=spec.name, lease_token=row.lease_token, next_run_at=row.next_run_at)
+    shown = {"lease_token": row.lease_token, "lease_expires_at": row.lease_expires_at, "next_run_at": row.next_run_at}
+    rows = Chore.objects.filter(pk=spec.name, **shown)
     taken = rows.update(
         lease_token=token, lease_expires_at=now + LEASE, last_started_at=now, next_run_at=now + spec.every
     )

@@ -14,7 +14,7 @@ from apps.core import clock
 from apps.core.errors import StateConflict
 from apps.core.fsm import advance, legal_moves
 from apps.core.ids import new_id
-from apps.jobs import registry, runner
+from apps.jobs import chores, registry, runner
 from apps.jobs.models import Chore, Job, JobAttempt, JobStatus
 from apps.jobs.registry import JobRun, LeaseLost, PermanentJobError
 from apps.jobs.services import (
@@ -302,6 +302,18 @@ def test_a_chore_that_is_due_runs_in_one_process_only(monkeypatch):
     Chore.objects.create(name="test_chore", next_run_at=clock.now())
     assert sorted(in_threads(*([run_due_chores] * 4))) == [0, 0, 0, 1]
     assert ran == [1]
+
+
+def test_a_chore_whose_lease_is_renewed_meanwhile_stays_its_process_own(monkeypatch):
+    monkeypatch.setattr(registry, "_chores", {})
+    registry.register_chore("test_chore", every_seconds=60, run=lambda now: 1)
+    [spec], now = registry.chores(), clock.now()
+    held = {"lease_token": new_id(), "next_run_at": now, "lease_expires_at": now - dt.timedelta(seconds=1)}
+    read = Chore.objects.create(name="test_chore", **held)
+    Chore.objects.update(lease_expires_at=now + dt.timedelta(seconds=30))  # late, but before it is taken
+    assert chores._take(spec, read, now) is None
+    read.refresh_from_db()
+    assert chores._take(spec, read, now) is not None
 
 
 def test_a_chore_that_breaks_is_recorded_and_stops_no_other(monkeypatch):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.db import IntegrityError, connection, models, transaction
-from django.db.models import Q
 from django.db.models.expressions import RawSQL
 
 from apps.core import clock, wake
@@ -205,7 +204,7 @@ def give_up_leases(*, cluster: uuid.UUID, pid: int | None = None) -> int:
     claimed: int = leases.filter(attempt_running=False).update(**NO_LEASE)
     begun = leases.filter(attempt_running=True)
     if pid is not None:
-        begun = begun.filter(Q(lease_pid=pid))
+        begun = begun.filter(lease_pid=pid)
     ended: int = begun.update(lease_expires_at=clock.now())
     if claimed:
         wake.notify(WAKE_JOBS)
