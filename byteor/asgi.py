@@ -18,6 +18,7 @@ from apps.limits import windows
 from byteor.middleware.requests import body_refusal
 from byteor.server.bridge import Environ
 from byteor.server.front import Front
+from byteor.server.limits import Limits
 from byteor.server.proxies import TrustedProxies
 
 
@@ -39,6 +40,7 @@ application = Front(
     _wsgi,
     refused=lambda environ: body_refusal(environ) is not None,
     directory=settings.BYTEOR_DATA_DIR,
+    limits=Limits.of_this_process(),
     address_of=client_address,
     at_stop=_stop,
 )

@@ -99,7 +99,7 @@ def call(application: WSGIApplication, environ: Environ, body: IO[bytes]) -> Ans
     try:
         pieces = iter(result)
         first = _take(pieces)
-        whole = len(first) < PIECE or isinstance(result, list | tuple)
+        whole = len(first) < PIECE
     except BaseException:
         close()
         raise

@@ -21,7 +21,8 @@ import structlog
 from apps.api.problems import CONTENT_TYPE, InternalError, document, is_api_path
 from apps.core import context, wake
 from apps.core.context import RequestContext
-from apps.core.errors import RequestTimeout, ServiceError, Unavailable
+from apps.core.db import is_full
+from apps.core.errors import RequestTimeout, ServiceError, StorageFull, Unavailable
 from apps.core.ids import new_id
 from apps.core.processes import on_stop_signal
 from apps.core.waits import SLOT, RecheckResult, Wait, WaitSlot
@@ -189,8 +190,13 @@ class Front:
             await self._refuse(environ, RequestTimeout("The body was not received in time."), send)
             return
         except BodyStorageFull:
-            error = Unavailable("No space to receive the body; try again.", code="overloaded", retry_after=5)
-            await self._refuse(environ, error, send)
+            overloaded = Unavailable("No space to receive the body; try again.", code="overloaded", retry_after=5)
+            await self._refuse(environ, overloaded, send)
+            return
+        except OSError as error:
+            if not is_full(error):
+                raise
+            await self._refuse(environ, StorageFull("Storage is full; nothing was stored."), send)
             return
         try:
             await self._work(environ, body, receive, send)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import resource
+from dataclasses import dataclass, replace
+from typing import Self
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+_SPARE_FILES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Limits:
     waits: int = 5000
     waits_per_holder: int = 2
     waits_woken_at_once: int = 4
-    """Threads that call the view for woken waits, separate from those of other requests."""
+    """Of `threads`, those that call the view for woken waits at most; the others stay free for other requests."""
     waits_looked_at_once: int = 100
     """Maximum woken waits that one thread checks together."""
     wake_all_seconds: float = 1.0
@@ -55,3 +58,13 @@ class Limits:
     """Time for incomplete bodies after the signal to stop."""
     kill_seconds: float = 7.0
     """Maximum time from the signal to stop until the process exits."""
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """Raise the limit of open files, and return the limits with as many connections as it allows."""
+        usual = cls()
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if hard == resource.RLIM_INFINITY:
+            return usual
+        return replace(usual, connections=max(128, min(usual.connections, hard - _SPARE_FILES)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 
 from granian import Granian
@@ -18,7 +17,6 @@ SERVER_PID = "BYTEOR_SERVER_PID"
 IDLE_SECONDS = 30
 IDLE_SECONDS_BEHIND_PROXY = 90
 """Time for each request head of a connection; longer than proxies keep connections open."""
-_SPARE_FILES = 512
 
 
 def require_free(host: str, port: int) -> None:
@@ -35,8 +33,7 @@ def serve(host: str, port: int, *, behind_proxy: bool) -> None:
     Raises OSError when the port is taken. The server process ends with this one, however this one ends.
     """
     require_free(host, port)
-    limits = Limits()
-    connections = _allow_files(limits.connections)
+    limits = Limits.of_this_process()
     os.environ[SERVER_PID] = str(os.getpid())
     idle = IDLE_SECONDS_BEHIND_PROXY if behind_proxy else IDLE_SECONDS
     Granian(
@@ -48,16 +45,9 @@ def serve(host: str, port: int, *, behind_proxy: bool) -> None:
         http1_settings=HTTP1Settings(header_read_timeout=idle * 1000, max_buffer_size=limits.head_bytes),
         websockets=False,
         backlog=4096,
-        backpressure=connections,
+        backpressure=limits.connections,
         respawn_failed_workers=True,
         log_level=LogLevels.warning,
         # granian's log lines use the same configuration
         log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
     ).serve()
-
-
-def _allow_files(wanted: int) -> int:
-    """Raise the limit of open files, and return how many of `wanted` connections it allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return wanted if hard == resource.RLIM_INFINITY else max(128, min(wanted, hard - _SPARE_FILES))
