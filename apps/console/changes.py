@@ -132,7 +132,7 @@ class Group:
     @property
     def is_new(self) -> bool:
         """True if these agents have no base deployment."""
-        return self.base is None
+        return self.base is None and not self.base_deleted
 
     @property
     def more_names(self) -> int:
@@ -248,7 +248,7 @@ def changes_of(
             )
         )
     total = len(approval.target_agent_ids)
-    new = sum(group.agents for group in groups if group.is_new and not group.base_deleted)
+    new = sum(group.agents for group in groups if group.is_new)
     changing = sum(group.agents for group in groups if group.changes) - new
     return Changes(
         groups=groups,

@@ -17,15 +17,15 @@ from apps.access.policy import can
 from apps.access.principals import Principal
 from apps.access.roles import Permission
 from apps.agents.models import Agent
-from apps.approvals.models import Approval, ApprovalStatus, Decision
-from apps.approvals.selectors import effective_status
+from apps.approvals.models import Approval, ApprovalStatus
+from apps.approvals.selectors import current_facts, effective_status
 from apps.console.live import LivePage, render_cards
 from apps.console.rollout import count_agents, history_of, rollout_of
 from apps.core import clock
 from apps.core.fsm import allowed_from
 from apps.deployments.blocked import Blocker, blockers_of, build_trouble
 from apps.deployments.models import Deployment, DeploymentStatus, Target, TargetStatus
-from apps.deployments.selectors import overviews, running_deployments
+from apps.deployments.selectors import overviews
 from apps.tenancy.selectors import scope_of
 
 S = DeploymentStatus
@@ -210,7 +210,7 @@ def live_page(request: HttpRequest, deployment: Deployment, who: Principal, *, r
     counts = dict(overview.counts)
     approval = Approval.objects.filter(pk=deployment.approval_id).first()
     blockers = blockers_of(deployment)
-    votes = list(Decision.objects.filter(approval_id=deployment.approval_id).order_by("pk"))
+    facts = current_facts(approval) if approval is not None else None
     environment = deployment.environment
     replaced = (
         Deployment.objects.filter(pk=deployment.superseded_by).only("pipeline_name", "version_number").first()
@@ -222,15 +222,13 @@ def live_page(request: HttpRequest, deployment: Deployment, who: Principal, *, r
         "deployment": deployment,
         "approval": approval,
         "approval_status": effective_status(approval) if approval else "",
-        "approvals_given": sum(1 for vote in votes if vote.decision == "approve"),
-        "votes": votes,
+        "facts": facts,
         "blockers": blockers,
         "trouble": "" if blockers else build_trouble(deployment),
         "sentence": _sentence(deployment, approval, blockers),
         "replaced_by": replaced,
         "runs_now": environment.current_deployment_id == deployment.pk,
-        "needs_redeployment": deployment.key_revoked_at is not None
-        and running_deployments(Deployment.objects.filter(pk=deployment.pk)).exists(),
+        "needs_redeployment": overview.needs_redeployment,
         "rollout": rollout,
         "table": agent_table(deployment, counts, request.GET),
         "history": history_of(deployment, overview),

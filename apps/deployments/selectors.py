@@ -262,11 +262,6 @@ def events_of(deployment: Deployment) -> list[DeploymentEvent]:
     return list(DeploymentEvent.objects.filter(deployment=deployment).order_by("pk"))
 
 
-def targets_of(deployment: Deployment) -> list[Target]:
-    """The deployment's targets, by phase and agent name."""
-    return list(Target.objects.filter(deployment=deployment).order_by("phase", "agent_name", "pk"))
-
-
 def deletion_blockers(scope: Scope) -> list[str]:
     """Descriptions of the deployments in flight below `scope`, which prevent its deletion."""
     rows = Deployment.objects.filter(scope.below("environment__"), status__in=IN_FLIGHT)
